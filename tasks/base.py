@@ -1,0 +1,97 @@
+"""The nouns of a benchmark. Importing this is cheap: nothing here needs lmms-eval, torch or datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class BenchmarkError(ValueError):
+    """Says what is wrong with a benchmark, its data or its answers, what was expected, and what to type."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How long an answer may get, and the strings that end it."""
+
+    max_new_tokens: int
+    until: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question: the pictures go first, then the prompt, which holds no placeholder for them."""
+
+    id: int  # row number in the data; for RefCOCOg the row number after one row per expression
+    prompt: str
+    load_images: Callable[[], list[Image.Image]] = field(repr=False, compare=False)
+    generation: Generation
+    prompt_hash: str  # of the prompt and the generation settings, which both decide the answer
+    cluster: str | None  # equal for samples that share a picture; None without a picture
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One answer after scoring: what the scoring rules read, and what lmms-eval made of it."""
+
+    id: int
+    row: Mapping[str, Any]
+    answer: str  # stripped, as lmms-eval does before it scores
+    result: Mapping[str, Any]  # what lmms-eval's process_results returned
+    guessed: bool  # lmms-eval could not read the answer and drew one at random
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a set of answers is worth. An unreadable or empty answer is scored as lmms-eval does, and counted."""
+
+    headline: float  # in the paper's unit
+    metrics: dict[str, float]  # lmms-eval's own numbers under its own names, then the second scoring rules
+    samples: dict[int, float]  # 0 to 1 each; CIDEr 0 to 10
+    unreadable: int
+    empty: int
+
+
+def never_unreadable(mark: Marked) -> bool:
+    """For free text: every answer can be compared with the expected one."""
+    return False
+
+
+def no_second_rule(marks: Sequence[Marked]) -> dict[str, float]:
+    """For a benchmark whose paper and lmms-eval score alike."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One column of the paper's tables, on top of the lmms-eval task that the YAML of the same name includes."""
+
+    name: str
+    column: str  # heading in the paper's table
+    lmms_task: str  # tasks/<lmms_task>.yaml
+    metric: str  # key in Scores.metrics
+    scale: float  # metric * scale = the paper's unit
+    size: int  # rows of the full benchmark
+    file: str  # stem of the local parquet file
+    columns: tuple[str, ...]  # columns that lmms-eval's code reads; `image` is the picture
+    sample_score: Callable[[dict[str, Any]], float] | None  # from one process_results dict; None: see set_scores
+    unit: str = "%"
+    decimals: int = 1
+    needs_java: bool = False
+    max_new_tokens: int | None = None  # where lmms-eval sets no bound: 1,024, the usual default, is useless for short answers
+    pair: tuple[str, ...] = ()  # two rows that agree in these columns are drawn and scored together
+    only: tuple[str, str] | None = None  # (column, value) of the rows that belong to the paper's column
+    expressions: bool = False  # `answer` is a list of expressions, each a sample; `bbox` is in pixels
+    row_by_row: bool = False  # aggregate row by row, a row on which lmms-eval divides by zero being worth 0
+    unreadable: Callable[[Marked], bool] = never_unreadable
+    second_rules: Callable[[Sequence[Marked]], dict[str, float]] = no_second_rule
+    set_scores: Callable[[Sequence[Marked]], list[float]] | None = None  # scores that only the whole set decides; `metric` is their mean
+
+
+def mean(values: Sequence[float]) -> float:
+    """Plain mean, summed in order as lmms-eval does, so that equal answers give equal bits."""
+    return sum(values) / len(values)
