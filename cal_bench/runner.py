@@ -1,0 +1,89 @@
+"""Put a benchmark to a model: answer, record, score."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cal_bench.models import Model
+from cal_bench.progress import progress
+from cal_bench.records import Questions, TaskResult, Unanswered, finite
+from cal_bench.runs import Run
+
+if TYPE_CHECKING:
+    from cal_bench.tasks.base import Sample
+    from cal_bench.tasks.load import Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a benchmark went: its summary, or, where samples could not be answered, none and the reason for each."""
+
+    benchmark: str
+    result: TaskResult | None
+    unanswered: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.result is not None
+
+
+def evaluate(model: Model, task: Task, run: Run, limit: int | None = None) -> Evaluation:
+    """Answer what is still unanswered, score everything, record both."""
+    name, samples = task.benchmark.name, task.samples(limit)
+    run.begin(name, questions(task, samples, limit))
+    if done := run.result(name):
+        return Evaluation(name, done)
+    unanswered = _answer(model, name, samples, run)
+    if unanswered:
+        run.leave_open(name, unanswered)
+        return Evaluation(name, None, unanswered)
+    return Evaluation(name, run.finish(_scored(task, run, samples, limit)))
+
+
+def questions(task: Task, samples: Sequence[Sample], limit: int | None) -> Questions:
+    """What a run's answers to these samples belong to."""
+    digest = hashlib.sha256()
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        digest.update(f"{sample.id} {sample.prompt_hash}\n".encode())
+    settings = {(sample.generation.max_new_tokens, sample.generation.until) for sample in samples}
+    spoken = tuple(f"{tokens} tokens, until {list(until)}" for tokens, until in sorted(settings))
+    return Questions(task.data_fingerprint, digest.hexdigest(), spoken, len(samples), limit)
+
+
+def _answer(model: Model, name: str, samples: Sequence[Sample], run: Run) -> dict[int, str]:
+    """Put the samples that are still open to the model; gives those that could not be put to it."""
+    kept = run.answered(name)
+    waiting = [sample for sample in samples if sample.id not in kept]
+    unanswered: dict[int, str] = {}
+    with run.appending(name) as append, progress(name, len(samples), len(kept)) as advance:
+        for reply in model.answer(waiting):
+            if isinstance(reply, Unanswered):
+                unanswered[reply.id] = reply.reason
+            else:
+                append(reply)
+            advance(1)
+    return unanswered
+
+
+def _scored(task: Task, run: Run, samples: Sequence[Sample], limit: int | None) -> TaskResult:
+    answers = run.answered(task.benchmark.name)
+    scores = task.score({sample.id: answers[sample.id].text for sample in samples})
+    benchmark = task.benchmark
+    return TaskResult(
+        benchmark=benchmark.name,
+        column=benchmark.column,
+        score=scores.headline,
+        unit=benchmark.unit,
+        decimals=benchmark.decimals,
+        n=len(samples),
+        limit=limit,
+        unreadable=scores.unreadable,
+        empty=scores.empty,
+        data_fingerprint=task.data_fingerprint,
+        prompts=questions(task, samples, limit).prompts,
+        metrics=finite(scores.metrics),
+        samples=tuple(sorted(scores.samples.items())),
+    )

@@ -1,0 +1,253 @@
+"""A run folder: whose answers it holds, adding to it, finishing a benchmark of it."""
+
+import dataclasses
+import errno
+import fcntl
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cal_bench.errors import UserError
+from cal_bench.records import (
+    Answer,
+    BenchmarkRecord,
+    Identity,
+    Questions,
+    RunRecord,
+    TaskResult,
+    answer_from_json,
+    answer_to_json,
+    result_from_json,
+    run_from_json,
+    to_json,
+)
+
+RECORD = "run.json"
+_PACKAGES = ("cal-bench", "lmms-eval", "torch", "transformers", "tokenizers", "pillow", "datasets")
+_ANSWER_WORDS = {"data": "other data", "prompts": "other prompts", "generation": "other generation settings"}
+
+
+class Run:
+    """One model's answers and scores, in a folder; `open` makes it or goes on with it."""
+
+    def __init__(self, folder: Path, record: RunRecord) -> None:
+        self.folder = folder
+        self.record = record
+
+    @classmethod
+    def open(cls, folder: str | Path, identity: Identity, config: Mapping[str, Any] | None = None) -> "Run":
+        """Start a run in `folder` or go on with the one there; a run of another identity is refused."""
+        folder = Path(folder)
+        before = _record_in(folder)
+        if before is None:
+            record = RunRecord(identity, dict(config or {}), versions())
+        else:
+            _check_identity(folder, before.identity, identity)
+            merged = {name: _merged(before.versions.get(name, ""), version) for name, version in versions().items()}
+            record = dataclasses.replace(before, config=dict(config or before.config), versions=merged)
+        run = cls(folder, record)
+        run._save(record)
+        return run
+
+    def begin(self, benchmark: str, questions: Questions) -> None:
+        """Say what a benchmark is going to be asked; answers to other questions are refused."""
+        before = self.record.benchmarks.get(benchmark)
+        if before is None or not any(path.exists() for path in self._files(benchmark)):
+            self._save_benchmark(benchmark, BenchmarkRecord(questions))
+        elif before.questions != questions:
+            raise UserError(self._refusal(benchmark, before.questions, questions))
+
+    def result(self, benchmark: str) -> TaskResult | None:
+        """The summary of a benchmark that is complete."""
+        path = self.folder / f"{benchmark}.json"
+        return _read_result(path) if path.is_file() else None
+
+    def answered(self, benchmark: str) -> dict[int, Answer]:
+        """What has been answered so far. A last line that was cut off while it was written does not count."""
+        path = self.folder / f"{benchmark}.jsonl"
+        if not path.is_file():
+            return {}
+        lines = path.read_bytes().split(b"\n")[:-1]
+        answers = [_read_answer(path, number, line) for number, line in enumerate(lines, start=1)]
+        return {answer.id: answer for answer in answers}
+
+    @contextmanager
+    def appending(self, benchmark: str) -> Iterator[Callable[[Answer], None]]:
+        """Gives the function that adds an answer; what it has added stays, whatever happens next."""
+        path = self.folder / f"{benchmark}.jsonl"
+        with explained(path):
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(file, self.folder)
+            with explained(path):
+                _seek_behind_last_whole_line(file, path)
+            yield lambda answer: _write_line(file, path, answer_to_json(answer))
+        finally:
+            os.close(file)
+
+    def finish(self, result: TaskResult) -> TaskResult:
+        """Write a benchmark's summary, which is what makes it complete."""
+        write_atomically(self.folder / f"{result.benchmark}.json", to_json(result))
+        questions = self.record.benchmarks[result.benchmark].questions
+        self._save_benchmark(result.benchmark, BenchmarkRecord(questions, complete=True))
+        return result
+
+    def leave_open(self, benchmark: str, unanswered: Mapping[int, str]) -> None:
+        """Record which samples of a benchmark could not be answered, and why; it has no summary."""
+        questions = self.record.benchmarks[benchmark].questions
+        self._save_benchmark(benchmark, BenchmarkRecord(questions, unanswered=dict(sorted(unanswered.items()))))
+
+    def _save_benchmark(self, benchmark: str, entry: BenchmarkRecord) -> None:
+        self._save(dataclasses.replace(self.record, benchmarks={**self.record.benchmarks, benchmark: entry}))
+
+    def _save(self, record: RunRecord) -> None:
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / RECORD, to_json(record))
+        self.record = record
+
+    def _refusal(self, benchmark: str, before: Questions, now: Questions) -> str:
+        differences = []
+        if before.limit != now.limit:
+            differences.append(f"were given with {_limit(before.limit)}, this command has {_limit(now.limit)}")
+        elif before.samples != now.samples:
+            differences.append(f"are to {before.samples} samples, the benchmark now has {now.samples}")
+        for name, words in _ANSWER_WORDS.items():
+            old, new = getattr(before, name), getattr(now, name)
+            if old != new:
+                differences.append(f"are to {words} ({_shown(old)}, now {_shown(new)})")
+        kept = " and ".join(str(path) for path in self._files(benchmark) if path.exists())
+        return (
+            f"The answers to {benchmark} in {self.folder} {', and '.join(differences)}. "
+            f"Give another run folder, or delete {kept} to answer {benchmark} again."
+        )
+
+    def _files(self, benchmark: str) -> tuple[Path, Path]:
+        return self.folder / f"{benchmark}.jsonl", self.folder / f"{benchmark}.json"
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """The record of a run folder; anything else is refused."""
+    folder = Path(folder)
+    record = _record_in(folder) if folder.is_dir() else None
+    if record is None:
+        raise UserError(f"{folder} is not a run folder: it has no {RECORD}. Give a folder that cal-bench eval or cal-bench study wrote.")
+    return record
+
+
+def read_results(folder: str | Path) -> dict[str, TaskResult]:
+    """The summaries of a run folder, by benchmark; a benchmark that is not complete has none."""
+    folder = Path(folder)
+    paths = {name: folder / f"{name}.json" for name in read_run(folder).benchmarks}
+    return {name: _read_result(path) for name, path in paths.items() if path.is_file()}
+
+
+def versions() -> dict[str, str]:
+    """The versions that an answer can depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file whole or not at all: whoever opens it finds the old content or the new."""
+    partial = path.with_name(path.name + ".partial")
+    with explained(path):
+        with partial.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a full disk and its like into a message that says nothing was lost."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full" if full else str(error.strerror)
+        todo = "Free some space" if full else "Put that right"
+        raise UserError(f"Cannot write {path}: {what}. All answers up to here are kept. {todo} and give the same command again.") from error
+
+
+def _record_in(folder: Path) -> RunRecord | None:
+    path = folder / RECORD
+    if not path.is_file():
+        if any(folder.glob("*.jsonl")):
+            raise UserError(
+                f"{folder} holds answers but no {RECORD}, so it is not known whose they are. Give another folder, or delete it."
+            )
+        return None
+    try:
+        return run_from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a run record that this version can read ({error}). Give another folder, or delete it.") from error
+
+
+def _check_identity(folder: Path, before: Identity, now: Identity) -> None:
+    for name, words in (("weights", "other weights"), ("processor", "another processor or chat template"), ("dtype", "another precision")):
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            raise UserError(
+                f"The run folder {folder} holds answers of {words}: {_shown(old)} (model {before.model}), "
+                f"this model has {_shown(new)} ({now.model}). Give another run folder, or delete this one to start again."
+            )
+
+
+def _read_result(path: Path) -> TaskResult:
+    try:
+        return result_from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a summary that this version can read ({error}). Delete it and run the benchmark again.") from error
+
+
+def _read_answer(path: Path, number: int, line: bytes) -> Answer:
+    try:
+        return answer_from_json(line.decode())
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Line {number} of {path} is not an answer: {line[:60]!r}. Delete the line and give the same command again."
+        ) from error
+
+
+def _lock(file: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"Another command is adding answers to {folder}. Wait until it ends, or give another run folder.") from error
+
+
+def _seek_behind_last_whole_line(file: int, path: Path) -> None:
+    end = path.read_bytes().rfind(b"\n") + 1
+    os.ftruncate(file, end)
+    os.lseek(file, end, os.SEEK_SET)
+
+
+def _write_line(file: int, path: Path, line: str) -> None:
+    # Unbuffered: a killed process loses at most the line it is writing, and the next one drops that.
+    rest = line.encode()
+    with explained(path):
+        while rest:
+            rest = rest[os.write(file, rest) :]
+
+
+def _merged(before: str, now: str) -> str:
+    return before if now in before.split(", ") else ", ".join(filter(None, (before, now)))
+
+
+def _limit(limit: int | None) -> str:
+    return "no limit" if limit is None else f"a limit of {limit}"
+
+
+def _shown(value: str | tuple[str, ...]) -> str:
+    return value[:12] if isinstance(value, str) else " and ".join(value)
