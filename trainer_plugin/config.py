@@ -1,0 +1,63 @@
+"""What a user may choose about CAL, and the error of a wrong choice."""
+
+import math
+from dataclasses import dataclass
+
+CHOICES = {
+    "pooling": ("within_row", "published"),
+    "normalize": ("tokens", "sample", "micro", "global"),
+    "contrast": ("drop", "mask"),
+    "signal": ("logit", "logp"),
+}
+
+
+class CALError(ValueError):
+    """A wrong configuration, model, batch or record; the message says what was expected."""
+
+
+@dataclass(frozen=True)
+class CALConfig:
+    """How strongly, and over which neighbours, a label token's debt to the image counts.
+
+    The weight of a label token is clamp(delta, alpha, beta), averaged over a window of neighbouring label tokens; delta is the
+    token's score with the image minus its score without. `beta=None` sets no upper bound.
+
+    pooling    within_row: neighbours are the label tokens of the same sample. published: the released code, whose window runs
+               over the whole batch laid out as one row and counts ignored positions.
+    normalize  tokens: weights have mean 1 over the image-bearing label tokens of a micro-batch, and every label token of the
+               accumulated batch counts once, as in the stock trainer; text-only samples keep weight 1.
+               global: the same with the mean taken over all data-parallel processes.
+               sample: Eq. 5 of the paper, a weighted mean per sample and a plain mean over samples.
+               micro: the released code, one weighted mean per micro-batch.
+    contrast   drop: the second pass leaves the image tokens out and keeps all positions. mask: it hides them from attention,
+               as the released code does (about a quarter slower).
+    signal     logit: raw logits, as the paper. logp: log-probabilities, which a shift common to all logits does not move.
+    """
+
+    alpha: float = 1.0
+    beta: float | None = 5.0
+    window: int = 3
+    pooling: str = "within_row"
+    normalize: str = "tokens"
+    contrast: str = "drop"
+    signal: str = "logit"
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(known)}"
+            for name, known in CHOICES.items()
+            if getattr(self, name) not in known
+        ]
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            problems.append(f"alpha is {self.alpha}, but must be a number of at least 0")
+        if self.beta is not None and not (math.isfinite(self.beta) and self.beta >= self.alpha and self.beta > 0):
+            problems.append(f"beta is {self.beta}, but must be positive and at least alpha ({self.alpha}); None sets no bound")
+        if self.window < 1 or self.window % 2 == 0:
+            problems.append(f"window is {self.window}, but must be an odd number of tokens, 1 or more")
+        if problems:
+            raise CALError("; ".join(problems))
+
+    @classmethod
+    def published(cls) -> "CALConfig":
+        """Everything as in the authors' released code."""
+        return cls(pooling="published", normalize="micro", contrast="mask")

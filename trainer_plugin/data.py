@@ -1,0 +1,275 @@
+"""LLaVA-format JSON to features, and features to batches."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .config import CALError
+from .loss import IGNORED
+from .templates import CHAT_TEMPLATES, IMAGE, SPECIAL, SYSTEM, TEMPLATES, Segment, generation_prompt, render
+
+__all__ = [
+    "CHAT_TEMPLATES",
+    "SYSTEM",
+    "TEMPLATES",
+    "Collator",
+    "ConversationDataset",
+    "DataOptions",
+    "Record",
+    "Segment",
+    "generation_prompt",
+    "render",
+]
+
+Features = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How conversations become features. `swap` is the share of image-bearing samples whose images are exchanged in pairs."""
+
+    template: str
+    max_length: int = 2048
+    swap: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise CALError(f"unknown template {self.template!r}; there are {', '.join(TEMPLATES)}")
+        if not 0 <= self.swap <= 1:
+            raise CALError(f"swap is {self.swap}, but must be a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation, checked and rendered, with the files of its images."""
+
+    id: str
+    images: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+
+class ConversationDataset(Dataset[Features]):
+    """Features of LLaVA-format records; images are decoded when a record is asked for."""
+
+    def __init__(self, files: Sequence[Path | str], images: Path | str, options: DataOptions, processor: Any) -> None:
+        self.images, self.options, self.processor = Path(images), options, processor
+        records = [record for file in files for record in read_records(Path(file), options.template)]
+        _check_images(records, self.images)
+        self.records, self.swapped = swap_images(records, options.swap, options.seed)
+        self.text = TextEncoder(processor.tokenizer, options.template)
+        # One byte per record in shared memory, because records are encoded in the loader's worker processes.
+        self._cut = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def truncated(self) -> int:
+        """How many of the records asked for so far were longer than max_length."""
+        return int(self._cut.sum())
+
+    def __getitem__(self, index: int) -> Features:
+        record = self.records[index]
+        pictures = self._pictures(record)
+        ids, labels = self.text.encode(record.segments, [count for count, _ in pictures], self.processor.image_token_id)
+        length = self._length(ids)
+        self._cut[index] = length < len(ids)
+        features: Features = {"input_ids": torch.tensor(ids[:length]), "labels": torch.tensor(labels[:length])}
+        if pictures:
+            features |= {name: torch.cat([values[name] for _, values in pictures]) for name in pictures[0][1]}
+        return features
+
+    def _length(self, ids: list[int]) -> int:
+        """max_length, or what it takes to keep every image whole: a cut image would not fit its features."""
+        if len(ids) <= self.options.max_length:
+            return len(ids)
+        image = self.processor.image_token_id
+        last = max((position for position, token in enumerate(ids) if token == image), default=-1)
+        return max(self.options.max_length, last + 1)
+
+    def _pictures(self, record: Record) -> list[tuple[int, dict[str, Tensor]]]:
+        """For each image its number of tokens, by the processor's own rule, and its tensors."""
+        pictures = []
+        for name in record.images:
+            values = dict(self.processor.image_processor(images=[load_image(self.images / name)], return_tensors="pt"))
+            tokens = self.processor.replace_image_token(values, 0).count(self.processor.image_token)
+            pictures.append((tokens, values))
+        return pictures
+
+
+def load_image(path: Path) -> Image.Image:
+    """The picture in RGB; transparency is dropped, as LLaVA does."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise CALError(f"image {path} can't be read ({error}); replace it or take its record out of the data") from error
+
+
+def read_records(file: Path, template: str) -> list[Record]:
+    """The file's records, each checked against its template; the first that does not fit is named."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CALError(f"data file {file} does not exist") from error
+    except ValueError as error:
+        raise CALError(f"data file {file} is not JSON: {error}") from error
+    if not isinstance(rows, list) or not rows:
+        raise CALError(f"data file {file} must hold a list of records: id, image, conversations")
+    return [_record(row, number, file, template) for number, row in enumerate(rows)]
+
+
+def _record(row: Any, number: int, file: Path, template: str) -> Record:
+    name = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
+    try:
+        images = _image_names(row)
+        segments = render([{"from": turn["from"], "value": turn["value"]} for turn in row["conversations"]], template)
+    except CALError as error:
+        raise CALError(f"{file}, record {name}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CALError(f"{file}, record {name}: expected conversations: [{{from, value}}], and image where there is one") from error
+    places = sum(segment.text.count(IMAGE) for segment in segments)
+    if places != len(images):
+        raise CALError(f"{file}, record {name}: {len(images)} image(s), but {IMAGE} stands in {places} question(s)")
+    return Record(name, images, tuple(segments))
+
+
+def _image_names(row: Mapping[str, Any]) -> tuple[str, ...]:
+    images = row.get("image") or ()
+    return (images,) if isinstance(images, str) else tuple(images)
+
+
+def _check_images(records: Iterable[Record], folder: Path) -> None:
+    names = {name: record.id for record in records for name in record.images}
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CALError(f"{len(missing)} image(s) are missing, first {folder / missing[0]} (record {names[missing[0]]})")
+
+
+def swap_images(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[tuple[int, int]]]:
+    """Exchange the images of a share of the image-bearing records in pairs; gives the new records and the pairs.
+
+    Only records with different images, and as many, are paired, so that every exchange is a wrong picture.
+    """
+    bearing = [index for index, record in enumerate(records) if record.images]
+    wanted = round(share * len(bearing) / 2)
+    waiting = [bearing[place] for place in np.random.default_rng(seed).permutation(len(bearing))]
+    swapped = list(records)
+    pairs: list[tuple[int, int]] = []
+    while waiting and len(pairs) < wanted:
+        first = waiting.pop()
+        second = next((index for index in reversed(waiting) if _exchangeable(records[first], records[index])), None)
+        if second is None:
+            continue
+        waiting.remove(second)
+        pairs.append((first, second))
+        for index, other in ((first, second), (second, first)):
+            swapped[index] = Record(records[index].id, records[other].images, records[index].segments)
+    return swapped, pairs
+
+
+def _exchangeable(first: Record, second: Record) -> bool:
+    return len(first.images) == len(second.images) and first.images != second.images
+
+
+class TextEncoder:
+    """Token ids and labels of rendered segments, as the original data code makes them."""
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        self.tokenizer = tokenizer
+        for text in SPECIAL[template]:
+            if len(self._ids(text)) != 1:
+                raise CALError(f"template {template!r} writes {text}, which is not a token of this tokenizer; add it as a special token")
+        begin = tokenizer("")["input_ids"][:1]
+        self.begin = begin if begin == [tokenizer.bos_token_id] else []
+        # SentencePiece tokenizers put a space in front of every text they are given. Their text has to stay whole between
+        # images, as in the original code, and labels go by character; others give the same tokens piece by piece.
+        self.whole = tokenizer.convert_ids_to_tokens(self._ids("a"))[0][0] in "▁Ġ"
+
+    def encode(self, segments: Sequence[Segment], image_tokens: Sequence[int], image_id: int) -> tuple[list[int], list[int]]:
+        """Ids and labels; the n-th `<image>` becomes as many placeholders as image_tokens says."""
+        ids, labels = list(self.begin), [IGNORED] * len(self.begin)
+        counts = iter(image_tokens)
+        for number, chunk in enumerate(_chunks(segments)):
+            if number > 0:
+                placeholders = next(counts)
+                ids += [image_id] * placeholders
+                labels += [IGNORED] * placeholders
+            for token, labelled in self._encode_chunk(chunk):
+                ids.append(token)
+                labels.append(token if labelled else IGNORED)
+        return ids, labels
+
+    def _encode_chunk(self, chunk: list[Segment]) -> Iterable[tuple[int, bool]]:
+        if not chunk:
+            return []
+        if not self.whole:
+            return [(token, segment.labelled) for segment in chunk for token in self._ids(segment.text)]
+        encoded = self.tokenizer("".join(segment.text for segment in chunk), add_special_tokens=False, return_offsets_mapping=True)
+        labelled = [segment.labelled for segment in chunk for _ in segment.text]
+        # A token belongs to where it ends: the space before an answer goes with its first word.
+        return [(token, labelled[max(end, 1) - 1]) for token, (_, end) in zip(*_columns(encoded), strict=True)]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _columns(encoded: Mapping[str, Any]) -> tuple[list[int], list[tuple[int, int]]]:
+    return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _chunks(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """The segments cut at every `<image>`: n images make n + 1 chunks."""
+    chunks: list[list[Segment]] = [[]]
+    for segment in segments:
+        first, *others = segment.text.split(IMAGE)
+        chunks[-1].append(Segment(first, segment.labelled))
+        chunks += [[Segment(text, segment.labelled)] for text in others]
+    return [[segment for segment in chunk if segment.text] for chunk in chunks]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Features to a batch: padded on the right, images of all rows in one tensor."""
+
+    pad_token_id: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Collator":
+        """The collator that pads with this tokenizer's pad token."""
+        if tokenizer.pad_token_id is None:
+            raise CALError("the tokenizer has no pad token; set one (LLaVA uses the unknown token) and save the processor again")
+        return cls(tokenizer.pad_token_id)
+
+    def __call__(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        batch = {
+            "input_ids": _padded([row["input_ids"] for row in features], self.pad_token_id),
+            "labels": _padded([row["labels"] for row in features], IGNORED),
+            "attention_mask": _padded([torch.ones_like(row["input_ids"]) for row in features], 0),
+        }
+        seeing = [row for row in features if "pixel_values" in row]
+        if seeing:
+            batch["pixel_values"] = _stacked([image for row in seeing for image in row["pixel_values"]])
+        if seeing and "image_sizes" in seeing[0]:
+            batch["image_sizes"] = torch.cat([row["image_sizes"] for row in seeing])
+        return batch
+
+
+def _padded(rows: list[Tensor], value: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """One tensor; images of several tiles are filled up with empty ones, which the model ignores."""
+    most = max(len(image) for image in images)
+    return torch.stack([torch.cat([image, image.new_zeros(most - len(image), *image.shape[1:])]) for image in images])
