@@ -1,0 +1,338 @@
+"""One training stage: from a checkpoint and conversations to a checkpoint and a record of how it came about.
+
+torch and transformers are imported where they are used: reading a config must not wait for them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cal_bench.checkpoints import processor_fingerprint, weight_files, weights_fingerprint
+from cal_bench.errors import UserError, suggest
+from cal_bench.progress import say
+from cal_bench.runs import versions, write_atomically
+from cal_bench.trainer_plugin.config import CALConfig, CALError
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+    from cal_bench.train_log import TrainingLog
+    from cal_bench.trainer_plugin.data import ConversationDataset
+
+RECORD, LOG, SWAPPED, CHECKPOINTS = "train.json", "log.jsonl", "swapped.json", "checkpoints"
+STEPS_PER_LOG = 10
+# What may differ between two runs of the same stage: paths, whose contents are fingerprinted, and how it is watched and kept.
+NOT_IDENTITY = ("data", "images", "report_to", "save_steps")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What a stage trains, on what, and how. `train` lists name prefixes of the trainable parameters.
+
+    batch_size is global: per_device_batch_size x processes x accumulation steps. `warmup` is a share of the steps, or a number
+    of steps from 1 on. `swap` is the share of image-bearing samples whose images are exchanged in pairs.
+    """
+
+    data: tuple[str, ...]
+    images: str
+    template: str
+    train: tuple[str, ...]
+    learning_rate: float
+    batch_size: int
+    per_device_batch_size: int
+    epochs: float = 1
+    max_steps: int = -1
+    warmup: float = 0.03
+    max_length: int = 2048
+    swap: float = 0
+    seed: int = 0
+    save_steps: int | None = None
+    report_to: tuple[str, ...] = ()
+
+
+def train_stage(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | None) -> Record:
+    """Train one stage, or go on with it, or find it done; the record, which is also out_dir/train.json.
+
+    Without `cal` it is the stock trainer. A folder that holds a training of other inputs is refused.
+    """
+    identity = _identity(model_dir, stage, cal)
+    before = _record_before(out_dir)
+    _check_same(out_dir, before, identity)
+    if before.get("status") == "complete":
+        weight_files(out_dir)  # refuses weights that are gone or cut short
+        return before
+    record = {"status": "running", "identity": identity, "config": _plain(stage), "cal": cal and _plain(cal), "seed": stage.seed}
+    if _is_main():
+        out_dir.mkdir(parents=True, exist_ok=True)
+        _write(out_dir, record)
+    record |= _train(model_dir, out_dir, stage, cal)
+    if _is_main():
+        shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
+        _write(out_dir, record | {"status": "complete"})
+    return record | {"status": "complete"}
+
+
+def data_fingerprint(files: tuple[str, ...], images: str) -> str:
+    """sha256 over the data files, and over name and size of every image they name."""
+    digest = hashlib.sha256()
+    names: set[str] = set()
+    for file in files:
+        content = _read_data(Path(file))
+        digest.update(content)
+        for row in json.loads(content):
+            named = row.get("image") or ()
+            names |= {named} if isinstance(named, str) else set(named)
+    for name in sorted(names):
+        path = Path(images, name)
+        digest.update(f"{name} {path.stat().st_size if path.is_file() else 'missing'}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_data(file: Path) -> bytes:
+    try:
+        content = file.read_bytes()
+        if not all(isinstance(row, dict) for row in json.loads(content)):
+            raise TypeError
+    except FileNotFoundError as error:
+        beside = [path.name for path in file.parent.glob("*.json")]
+        raise UserError(f"There is no data file {file}.{suggest(file.name, beside)}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} is not LLaVA data: expected a JSON list of records with id, image and conversations.") from error
+    return content
+
+
+def _identity(model_dir: Path, stage: StageConfig, cal: CALConfig | None) -> Record:
+    """What makes two trainings the same training."""
+    settings = {name: value for name, value in _plain(stage).items() if name not in NOT_IDENTITY}
+    return {
+        "weights": weights_fingerprint(model_dir),
+        "processor": processor_fingerprint(model_dir),
+        "data": data_fingerprint(stage.data, stage.images),
+        "stage": settings,
+        "cal": cal and _plain(cal),
+    }
+
+
+def _plain(config: StageConfig | CALConfig) -> Record:
+    """The config as it reads back from JSON."""
+    plain: Record = json.loads(json.dumps(asdict(config)))
+    return plain
+
+
+def _record_before(out_dir: Path) -> Record:
+    if not (out_dir / RECORD).is_file():
+        return {}
+    record: Record = json.loads((out_dir / RECORD).read_text(encoding="utf-8"))
+    return record
+
+
+def _check_same(out_dir: Path, before: Record, identity: Record) -> None:
+    if not before:
+        if _is_main() and out_dir.is_dir() and any(out_dir.iterdir()):
+            raise UserError(f"{out_dir} is not empty and holds no training of ours. Give another folder, or empty it.")
+        return
+    old = before["identity"]
+    changed = [name for name in ("weights", "processor", "data", "cal") if old[name] != identity[name]]
+    changed += [f"stage.{name}" for name, value in identity["stage"].items() if old["stage"].get(name) != value]
+    if changed:
+        raise UserError(
+            f"{out_dir} holds a training of other inputs: {', '.join(changed)} changed. Give another folder, or delete it to train again."
+        )
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _write(out_dir: Path, record: Record) -> None:
+    write_atomically(out_dir / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | None) -> Record:
+    from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar, get_logger
+
+    from cal_bench.trainer_plugin.data import ConversationDataset, DataOptions
+
+    begun = time.perf_counter()
+    disable_progress_bar()  # of reading and writing weights; the training has its own
+    _use_all_cores()
+    set_seed(stage.seed)
+    resumed = newest_checkpoint(out_dir / CHECKPOINTS)
+    # The trainer does not load the weights of a LLaVA checkpoint when it resumes (see CALMixin.train), only all the rest.
+    model, processor = _load(resumed or model_dir, stage)
+    parameters = freeze(model, stage.train)
+    dataset = ConversationDataset(
+        [Path(file) for file in stage.data], stage.images, DataOptions(stage.template, stage.max_length, stage.swap, stage.seed), processor
+    )
+    if _is_main():
+        pairs = [[dataset.records[index].id for index in pair] for pair in dataset.swapped]
+        write_atomically(out_dir / SWAPPED, json.dumps({"rows": dataset.swapped, "ids": pairs}) + "\n")
+    trainer, log = _trainer(model, dataset, out_dir, stage, cal)
+    if resumed is not None:
+        get_logger("transformers.trainer").setLevel("ERROR")  # it warns of every weight that it did not load
+        say(f"Going on from {resumed}")
+    _run(trainer, log, resumed)
+    _save(trainer, out_dir)
+    return {
+        "versions": versions() | {"accelerate": metadata.version("accelerate")},
+        "parameters": parameters,
+        "samples": len(dataset),
+        "swapped_samples": 2 * len(dataset.swapped),
+        "truncated_samples": dataset.truncated,
+        "steps": trainer.state.global_step,
+        "resumed_at_step": int(resumed.name.rpartition("-")[2]) if resumed else None,
+        "loss": {"first": log.losses[0], "last": log.losses[-1]},
+        "wall_seconds": round(time.perf_counter() - begun, 2),
+    }
+
+
+def _use_all_cores() -> None:
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    # The loader's workers are forked after the tokenizer was used; its own threads would only warn and stop.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _load(model_dir: Path, stage: StageConfig) -> tuple[Any, Any]:
+    """Model in single precision (CUDA computes in bfloat16 on top) and processor, which will answer in the stage's template."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from cal_bench.trainer_plugin.templates import CHAT_TEMPLATES
+
+    model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(model_dir)
+    processor.chat_template = CHAT_TEMPLATES.get(stage.template, processor.chat_template)
+    return model, processor
+
+
+def freeze(model: Any, prefixes: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    """Train the parameters whose names begin with a prefix, and no others; counts by part of the model."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    for prefix in prefixes:
+        if not any(_under(name, prefix) for name in named):
+            parts = {".".join(name.split(".")[:2]) for name in named}
+            raise UserError(
+                f"train: no parameter's name begins with '{prefix}'.{suggest(prefix, parts)} Parts: {', '.join(sorted(parts))}."
+            )
+    for parameter in named.values():
+        parameter.requires_grad_(False)
+    for name, parameter in named.items():
+        if any(_under(name, prefix) for prefix in prefixes):
+            parameter.requires_grad_(True)
+    counts: dict[str, dict[str, int]] = {"trainable": {}, "frozen": {}}
+    for name, parameter in model.named_parameters():
+        part, kind = ".".join(name.split(".")[:2]), "trainable" if parameter.requires_grad else "frozen"
+        counts[kind][part] = counts[kind].get(part, 0) + parameter.numel()
+    return counts
+
+
+def _under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _trainer(
+    model: Any, dataset: "ConversationDataset", out_dir: Path, stage: StageConfig, cal: CALConfig | None
+) -> "tuple[Trainer, TrainingLog]":
+    from transformers import PrinterCallback, Trainer
+
+    from cal_bench.train_log import TrainingLog
+    from cal_bench.trainer_plugin.data import Collator
+    from cal_bench.trainer_plugin.trainer import CALTrainer
+
+    log = TrainingLog(out_dir / LOG, "/".join(out_dir.parts[-2:]), sys.stderr.isatty())
+    shared = {
+        "model": model,
+        "args": _arguments(stage, out_dir),
+        "train_dataset": dataset,
+        "data_collator": Collator.of(dataset.processor.tokenizer),
+        "processing_class": dataset.processor,
+        "callbacks": [log],
+    }
+    trainer = Trainer(**shared) if cal is None else CALTrainer(**shared, cal=cal)
+    trainer.remove_callback(PrinterCallback)
+    return trainer, log
+
+
+def _arguments(stage: StageConfig, out_dir: Path) -> "TrainingArguments":
+    import torch
+    from transformers import TrainingArguments
+
+    processes, beside = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    accumulation, rest = divmod(stage.batch_size, stage.per_device_batch_size * processes)
+    if accumulation == 0 or rest:
+        raise UserError(
+            f"batch_size {stage.batch_size} is not a multiple of per_device_batch_size {stage.per_device_batch_size}"
+            f" x {processes} process(es)."
+        )
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(out_dir / CHECKPOINTS),
+        per_device_train_batch_size=stage.per_device_batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=stage.epochs,
+        max_steps=stage.max_steps,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup,
+        weight_decay=0.0,
+        seed=stage.seed,
+        bf16=cuda,
+        use_cpu=not cuda,
+        logging_steps=STEPS_PER_LOG,
+        report_to=list(stage.report_to) or "none",
+        save_strategy="no" if stage.save_steps is None else "steps",
+        save_steps=stage.save_steps or 1,
+        save_total_limit=2,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        # Images are decoded ahead of the step that needs them, without taking the cores away from it.
+        dataloader_num_workers=max(1, min(8, (os.cpu_count() or 1) // (2 * beside))),
+        dataloader_prefetch_factor=4,
+        dataloader_persistent_workers=True,
+        dataloader_pin_memory=cuda,
+        # A micro-batch of text alone leaves the projector without a gradient.
+        ddp_find_unused_parameters=True if processes > 1 else None,
+    )
+
+
+def _run(trainer: "Trainer", log: "TrainingLog", resumed: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except CALError as error:
+        # From a loader's worker it comes with that process's traceback; its last line is the message.
+        raise CALError(str(error).strip().splitlines()[-1].removeprefix(f"{CALError.__module__}.{CALError.__qualname__}: ")) from error
+    finally:
+        log.close()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written whole: the trainer writes its own state last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _save(trainer: "Trainer", out_dir: Path) -> None:
+    trainer.model.config.use_cache = True  # the trainer switched it off, and the saved config would say so
+    trainer.save_model(str(out_dir))
+    trainer.accelerator.wait_for_everyone()
+    (out_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and the record says more
