@@ -1,0 +1,164 @@
+"""The command line: what can be typed. What a command does is in `commands.py`; nothing heavy is imported before it runs."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from cal_bench import __version__, commands
+from cal_bench.errors import UserError, suggest
+from cal_bench.tasks.base import BenchmarkError
+
+DONE, WRONG_COMMAND, STOPPED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 a benchmark failed, 2 the command was wrong, 130 stopped by the user."""
+    # SIGTERM is how schedulers stop a job: the same as Ctrl-C, and the same command goes on from there.
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
+    except (UserError, BenchmarkError) as error:
+        print(f"cal-bench: {error}", file=sys.stderr)
+        return WRONG_COMMAND
+    except KeyboardInterrupt:
+        print("cal-bench: stopped. The same command goes on from here.", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has gone. Python would complain once more when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, except that a misspelled command or flag is told what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}\nType {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            self.error(f"there is no argument '{flag}'.{suggest(flag, self._option_string_actions)}")
+        return parsed, unknown
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if isinstance(action.choices, dict) and value not in action.choices:
+            known = ", ".join(action.choices)
+            raise UserError(f"there is no command '{value}'.{suggest(str(value), action.choices)} The commands are {known}.")
+        super()._check_value(action, value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cal-bench",
+        description="Train a vision-language model with and without CAL, and measure, benchmark by benchmark, what it changed.",
+        epilog="Start with: cal-bench doctor, then cal-bench study demo",
+    )
+    parser.add_argument("--version", action="version", version=f"cal-bench {__version__}")
+    added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_tasks(added)
+    _add_train(added)
+    _add_eval(added)
+    _add_score(added)
+    _add_study(added)
+    _add_table(added)
+    _add_doctor(added)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
+
+
+def _add_tasks(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser("tasks", help="list the benchmarks")
+    parser.set_defaults(command=commands.tasks)
+
+
+def _add_train(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "train", help="train one arm of a study", description="Train the stages of one arm of a study, in the study's folder."
+    )
+    _add_study_config(parser)
+    parser.add_argument("--arm", required=True, help="the arm to train")
+    parser.add_argument("--stage", help="stop after this stage (default: the last)")
+    parser.set_defaults(command=commands.train)
+
+
+def _add_eval(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "eval", help="run benchmarks on a checkpoint", description="Answer benchmarks with a checkpoint and score the answers."
+    )
+    parser.add_argument("benchmarks", nargs="+", metavar="BENCHMARK", help="names as in `cal-bench tasks`, or all")
+    parser.add_argument("--model", required=True, metavar="PATH", help="folder or hub name of a transformers checkpoint")
+    _add_data(parser)
+    parser.add_argument("--out", metavar="RUN", help="run folder (default: results/runs/<name of the model>)")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only N samples of each benchmark, the same for every model")
+    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="samples answered at once (default: 16)")
+    parser.set_defaults(command=commands.evaluate)
+
+
+def _add_score(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser("score", help="score answers made elsewhere", description="Score answers from a file, without a model.")
+    parser.add_argument("benchmark", metavar="BENCHMARK", help="a name as in `cal-bench tasks`")
+    parser.add_argument("--predictions", required=True, metavar="FILE.jsonl", help='one {"id": row number, "answer": text} per line')
+    _add_data(parser)
+    parser.add_argument("--out", metavar="RUN", help="also write a run folder, as eval does")
+    parser.set_defaults(command=commands.score)
+
+
+def _add_study(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "study", help="train and evaluate every arm, write the tables", description="Train every arm, evaluate every arm, write the tables."
+    )
+    _add_study_config(parser)
+    parser.set_defaults(command=commands.study)
+
+
+def _add_table(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser("table", help="tables from run folders", description="The paper's tables from run folders or from one study.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, one row each; or the folder of a study")
+    parser.add_argument("--out", metavar="FILE", help="write the tables to a file instead of standard output")
+    parser.set_defaults(command=commands.table)
+
+
+def _add_doctor(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "doctor",
+        help="is everything here that is needed?",
+        description="Check this machine and say what to type where something is missing.",
+    )
+    parser.set_defaults(command=commands.doctor)
+
+
+def _add_study_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe (demo)")
+    parser.add_argument("--out", metavar="DIR", help="folder of the study (default: results/<name in the config>)")
+    parser.add_argument("--seed", type=int, help="wins over the config's")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", default="hub", metavar="DIR", help="folder of parquet files, or one such file (default: the Hugging Face hub)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What a study leaves behind: the records of all arms in one file, and the tables, which are a function of it."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cal_bench.errors import UserError
+from cal_bench.records import TaskResult, result_from_json
+from cal_bench.runs import read_results, read_run, write_atomically
+from cal_bench.tables import tables_json, tables_markdown
+
+RECORDS, TABLES, TABLES_JSON = "records.json", "tables.md", "tables.json"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a table is made of: the summaries of each arm by benchmark, and the command that made them."""
+
+    arms: Mapping[str, Mapping[str, TaskResult]]
+    command: str
+
+
+def write_evidence(out: Path, command: str, arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write records.json, tables.json and tables.md of a study; gives the tables as markdown."""
+    records = {"command": command, "arms": arms}
+    write_atomically(out / RECORDS, json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    rows = read_rows([out])
+    write_atomically(out / TABLES_JSON, json.dumps(tables_json(rows.arms, rows.command), indent=1, ensure_ascii=False) + "\n")
+    markdown = tables_markdown(rows.arms, rows.command)
+    write_atomically(out / TABLES, markdown)
+    return markdown
+
+
+def arm_record(training: Mapping[str, Mapping[str, Any]], run: Path, study: Path) -> dict[str, Any]:
+    """One arm: how each stage was trained, whose answers the run holds, and the summary of every complete benchmark.
+
+    Paths are told as seen from the study's folder, or not at all: the file is for people on other machines.
+    """
+    stages = {stage: {key: value for key, value in record.items() if key != "config"} for stage, record in training.items()}
+    record = read_run(run)
+    identity = replace(record.identity, model=os.path.relpath(record.identity.model, study))
+    results = [asdict(result) for result in read_results(run).values()]
+    return {"training": stages, "run": asdict(replace(record, identity=identity)), "results": results}
+
+
+def read_rows(folders: Sequence[Path]) -> Rows:
+    """A run folder is one row of a table, the folder of a study one for each arm."""
+    if len(folders) == 1 and _is_study(folders[0]):
+        return _study_rows(folders[0])
+    arms: dict[str, Mapping[str, TaskResult]] = {}
+    for folder in folders:
+        found = _study_rows(folder).arms if _is_study(folder) else {folder.resolve().name: read_results(folder)}
+        for name, results in found.items():
+            arms[name if name not in arms else f"{folder}: {name}"] = results
+    return Rows(arms, f"cal-bench table {' '.join(map(str, folders))}")
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / RECORDS).is_file()
+
+
+def _study_rows(folder: Path) -> Rows:
+    path = folder / RECORDS
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return Rows({arm: _results(record["results"]) for arm, record in raw["arms"].items()}, str(raw["command"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a study's record that this version can read ({error}). Give the study command again.") from error
+
+
+def _results(raw: Sequence[Mapping[str, Any]]) -> dict[str, TaskResult]:
+    results = [result_from_json(json.dumps(result)) for result in raw]
+    return {result.benchmark: result for result in results}
