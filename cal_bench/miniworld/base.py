@@ -1,0 +1,191 @@
+"""The shipped tiny base: its tokenizer, the shape of its language model, and how a miniature LLaVA-1.5 is put together from it."""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionModel,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from cal_bench.trainer_plugin.templates import CHAT_TEMPLATES, SYSTEM
+
+from . import texts
+from .conversations import DETAIL
+from .scene import GRID, PATCH, SIDE
+from .tower import INDEX, MEAN, STD, WORD_WIDTH, word_vectors
+from .vocabulary import CONTENT, DAYS, MONTHS, MOODS
+
+BASE = Path(__file__).parent / "base"
+# Stock sentences are single tokens: they are the same in every sample, and a tiny model has no time to read them.
+STOCK = (
+    SYSTEM,
+    texts.SHORT[1:],
+    texts.LETTER[1:],
+    texts.CAPTION,
+    texts.BOX_FORMAT.strip(),
+    texts.BOX.strip(),
+    texts.REGION.strip(),
+    *DETAIL,
+)
+PLAIN_WORDS = tuple(
+    (
+        "a an and are as at be by can do does each for from had has have here how i if in is it its me more most my no nobody not "
+        "number of on or other our so some than that the their them then there these they thing things think this to two up was "
+        "we well what when where which who will with word would written you your USER ASSISTANT A An The There Here It What Which "
+        "Where Is Are How Does In My Nobody Perhaps I B C D This Context Options Reference OCR token Question Answer Yes No image "
+        "picture sign says say said chart bar bars page item value highest lowest many color colour kind next also nearby taken "
+        "found old album last look something scene could any friend sent one looks like morning makes knows made but feels mood "
+        "days wall home call leave see Say about comes after before day month own Tell lines Please provide short description "
+        "region sentence describes Repeat words coordinate bounding box using single character given options "
+    ).split()
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level vocabulary with a byte for everything else; text and tokens convert both ways without loss."""
+    words = dict.fromkeys((*CONTENT, *PLAIN_WORDS, *DAYS, *MONTHS, *MOODS))
+    pieces = ["<unk>", "<s>", "</s>", "<pad>", "<image>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁["]
+    pieces += [chr(code) for code in range(33, 127)] + ["\n"]
+    pieces += [f"▁{word}" for word in words] + [word for word in words if len(word) > 1]
+    decimals = [f"{number / 100:.2f}" for number in range(101)]
+    pieces += decimals + [f"▁{decimal}" for decimal in decimals]
+    pieces = list(dict.fromkeys(pieces))
+    # Longer pieces are likelier than the sum of their parts, so a known word is always one token.
+    scores = [(piece, -10.0 if len(piece) > 1 else -20.0) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    words_and_numbers = r"▁?[01]\.\d\d(?!\d)|▁?\d{1,2}|▁?\p{L}+|▁?\[|▁|[^▁]"
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(words_and_numbers), "isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens(
+        [AddedToken(name, normalized=False, special=True) for name in ("<unk>", "<s>", "</s>", "<pad>", "<image>")]
+    )
+    tokenizer.add_tokens([AddedToken(sentence, normalized=False) for sentence in STOCK])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=CHAT_TEMPLATES["v1"],
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def new_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Untrained. Content words have the vectors that the tower's patches are trained to name, as input and as output."""
+    config = LlamaConfig(
+        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+        hidden_size=WORD_WIDTH,
+        intermediate_size=432,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
+        initializer_range=WORD_WIDTH**-0.5,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
+        vectors = word_vectors()
+        for word, index in INDEX.items():
+            model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids(f"▁{word}")] = vectors[index]
+        model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+        for layer in model.model.layers:
+            _initialise_attention(layer.self_attn)
+    return model
+
+
+def _initialise_attention(attention: nn.Module) -> None:
+    """Like attends to like, and what is found is passed on as it is (mimetic initialisation, Trockman and Kolter 2023).
+
+    From random attention a model of this size takes tens of thousands of steps to begin to look words up.
+    """
+    attention.k_proj.weight.copy_(attention.q_proj.weight + 0.01 * torch.randn_like(attention.q_proj.weight))
+    nn.init.orthogonal_(attention.v_proj.weight)
+    attention.o_proj.weight.copy_(0.5 * attention.v_proj.weight.T)
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    square = {"height": SIDE, "width": SIDE}
+    return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=square, image_mean=list(MEAN), image_std=list(STD))
+
+
+def save_base(tower: CLIPVisionModel, language: LlamaForCausalLM, folder: Path) -> None:
+    """Write the two parts and the tokenizer, weights in half precision (they are loaded in float32)."""
+    tower.half().save_pretrained(folder / "tower")
+    language.half().save_pretrained(folder / "language")
+    build_tokenizer().save_pretrained(folder / "tokenizer")
+
+
+def assemble(folder: Path, seed: int = 0) -> None:
+    """Write an untrained miniature LLaVA-1.5 to `folder`: the shipped tower and language model, and a projector drawn from `seed`.
+
+    The folder appears whole or not at all. Differences from the full-size system: features of the tower's last layer (it was
+    trained to be read there; CLIP is read at the last but one), 128-px pictures, 64 visual tokens.
+    """
+    tower = CLIPVisionModel.from_pretrained(BASE / "tower", dtype=torch.float32)
+    language = LlamaForCausalLM.from_pretrained(BASE / "language", dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(BASE / "tokenizer")
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=language.config,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+        image_seq_length=GRID * GRID,
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    model.lm_head.load_state_dict(language.lm_head.state_dict())
+    _initialise_projector(model.model.multi_modal_projector, seed)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    processor = LlavaProcessor(
+        image_processor=image_processor(),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=CHAT_TEMPLATES["v1"],
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".assemble-") as draft:
+        model.save_pretrained(Path(draft) / "model")
+        processor.save_pretrained(Path(draft) / "model")
+        os.replace(Path(draft) / "model", folder)
+
+
+def _initialise_projector(projector: nn.Module, seed: int) -> None:
+    """torch's own initialisation of linear layers, as the original code has it; transformers would draw from N(0, 0.02)."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in projector.modules():
+        if isinstance(layer, nn.Linear):
+            bound = 1 / math.sqrt(layer.in_features)
+            with torch.no_grad():
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)

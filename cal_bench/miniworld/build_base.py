@@ -1,0 +1,31 @@
+"""Train the shipped tiny base from nothing: `python -m cal_bench.miniworld.build_base [--out DIR]`; BASE.md has the record."""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from .base import BASE, save_base
+from .language import train_language_model
+from .tower import train_tower
+
+LANGUAGE_STEPS = 2400
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=BASE, help="folder for tower/, language/ and tokenizer/ (default: the shipped one)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    start = time.monotonic()
+    language = train_language_model(LANGUAGE_STEPS)
+    reader = train_tower()
+    save_base(reader.tower, language, arguments.out)
+    size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
+    print(f"wrote {arguments.out}: {size / 2**20:.1f} MiB after {(time.monotonic() - start) / 60:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main()

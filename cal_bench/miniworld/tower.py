@@ -1,0 +1,149 @@
+"""Training of the tiny vision tower: every patch learns to name what it shows, by the language model's word vectors."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from .draw import draw
+from .scene import GRID, LAYOUTS, PATCH, SIDE, Layout, Scene, make_scene, patch_letters, patch_owner
+from .vocabulary import CONTENT
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # as CLIP's image processor
+WIDTH, LAYERS = 192, 4
+WORD_WIDTH = 160  # hidden size of the language model
+FIRST_SEED = 1_000_000_000  # base pictures; the worlds of train and test draw from lower seeds
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+INDEX = {word: index for index, word in enumerate(CONTENT)}
+
+
+def word_vectors() -> Tensor:
+    """[words, hidden]: one fixed random vector for each content word, shared by the tower's targets and the language model's input."""
+    generator = torch.Generator().manual_seed(20240528)
+    return torch.randn(len(CONTENT), WORD_WIDTH, generator=generator) * 0.05
+
+
+def new_tower() -> CLIPVisionModel:
+    """Random, but for positions that begin as sines, so that neighbours can be told from the start."""
+    config = CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4, image_size=SIDE, patch_size=PATCH
+    )
+    tower = CLIPVisionModel(config)
+    rates = 2.0 ** -torch.arange(WIDTH // 4).float().div(WIDTH // 16)
+    angles = torch.arange(GRID).float()[:, None] * rates * 2  # [8, width / 4]
+    waves = torch.cat([angles.sin(), angles.cos()], -1)
+    grid = torch.cat([waves[:, None].expand(-1, GRID, -1), waves[None].expand(GRID, -1, -1)], -1)
+    with torch.no_grad():
+        tower.embeddings.position_embedding.weight[1:] = grid.flatten(0, 1) * 0.5
+    return tower
+
+
+Example = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Pictures(IterableDataset[Example]):
+    """An endless stream of new pictures with the words, the box and the letters behind each patch."""
+
+    def __init__(self, first_seed: int, layouts: tuple[Layout, ...]) -> None:
+        self.first_seed, self.layouts = first_seed, layouts
+
+    def __iter__(self) -> Iterator[Example]:
+        for seed in itertools.count(self.first_seed):
+            yield picture_and_targets(make_scene(seed, self.layouts))
+
+
+def picture_and_targets(scene: Scene) -> Example:
+    """uint8 picture [3, 128, 128]; for each patch: words [64, words] summing to one, box [64, 4] in parts of the picture (-1: only
+    ground), and the letters in its left and right half [64, 2] (0: none)."""
+    pixels = torch.frombuffer(bytearray(draw(scene).tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1)
+    owners = patch_owner(scene)
+    words, boxes = torch.zeros(len(owners), len(CONTENT)), torch.full((len(owners), 4), -1.0)
+    for patch, owner in enumerate(owners):
+        names = scene.entities[owner].words if owner >= 0 else (scene.ground,)
+        words[patch, [INDEX[name] for name in names]] = 1 / len(names)
+        if owner >= 0:
+            boxes[patch] = torch.tensor(scene.entities[owner].box) / SIDE
+    letters = torch.zeros(len(owners), 2, dtype=torch.long)
+    for (patch, half), letter in patch_letters(scene).items():
+        letters[patch, half] = 1 + ALPHABET.index(letter)
+    return pixels, words, boxes, letters
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] to what CLIP's processor makes of it."""
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+class Reader(nn.Module):
+    """The tower with the heads that teach it; only the tower is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = new_tower()
+        self.project = nn.Linear(WIDTH, WORD_WIDTH)
+        self.box = nn.Linear(WIDTH, 4)
+        self.letters = nn.Linear(WIDTH, 2 * (1 + len(ALPHABET)))
+        self.scale = nn.Parameter(torch.tensor(2.5))
+        self.register_buffer("vectors", functional.normalize(word_vectors(), dim=-1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities over words [B, 64, words], boxes [B, 64, 4], and letter logits [B, 64, 2, 37] from half way up."""
+        # The features that LLaVA reads: the last layer's output without the class token and without the final norm.
+        states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        hidden = states[-1][:, 1:]
+        named = self.project(functional.layer_norm(hidden, (WIDTH,)))
+        return (
+            (named @ self.vectors.T * self.scale.exp() / WORD_WIDTH**0.5).log_softmax(-1),
+            self.box(hidden),
+            self.letters(states[LAYERS // 2][:, 1:]).unflatten(-1, (2, -1)),
+        )
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of training with its own learning-rate cycle, on pictures drawn from the given layouts."""
+
+    steps: int
+    rate: float
+    layouts: tuple[Layout, ...] = LAYOUTS
+
+
+# Things and signs turned out to be learned last, so the second leg shows more of them.
+LEGS = (Leg(5500, 1e-3), Leg(2500, 6e-4, ("things", "things", "things", "sign", "sign", "sign", "page", "chart")))
+BATCH = 32
+
+
+def train_tower(legs: tuple[Leg, ...] = LEGS) -> Reader:
+    """Train on pictures of which none is drawn twice."""
+    torch.manual_seed(0)
+    reader, seed = Reader(), FIRST_SEED
+    for leg in legs:
+        train_leg(reader, leg, seed)
+        seed += leg.steps * BATCH
+    return reader
+
+
+def train_leg(reader: Reader, leg: Leg, first_seed: int) -> None:
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=leg.rate, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, leg.rate, total_steps=leg.steps, pct_start=0.05, anneal_strategy="cos")
+    stream = iter(DataLoader(Pictures(first_seed, leg.layouts), batch_size=BATCH, num_workers=1, prefetch_factor=8))
+    for step in range(1, leg.steps + 1):
+        pixels, words, boxes, letters = next(stream)
+        named, guessed, spelled = reader(normalise(pixels))
+        word_loss = -(words * named).sum(-1).mean() + torch.special.xlogy(words, words).sum(-1).mean()
+        box_loss = (guessed - boxes).abs()[boxes[..., 0] >= 0].mean()
+        letter_loss = functional.cross_entropy(spelled.flatten(0, 2), letters.flatten())
+        (word_loss + 2 * box_loss + 2 * letter_loss).backward()
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0:
+            losses = f"words {word_loss.item():.3f} nats, boxes {box_loss.item():.3f}, letters {letter_loss.item():.3f}"
+            print(f"tower step {step}/{leg.steps}: {losses}", flush=True)
