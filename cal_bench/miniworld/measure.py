@@ -53,37 +53,44 @@ def conversation(seed: int, tokenizer: PreTrainedTokenizerFast) -> Conversation:
 
 def _surprisal(logits: Tensor, ids: Tensor) -> list[float]:
     """[T, V] and [T] to the nats of each token but the first."""
-    return (-logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]).tolist()
+    nats: list[float] = (-logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]).tolist()
+    return nats
 
 
-@torch.no_grad()
 def measure(folder: Path, count: int = 300) -> dict[str, Any]:
     """Mean nats of visual and of other label tokens: text-only reader, the model without and with the picture."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     reader = LlamaForCausalLM.from_pretrained(BASE / "language", dtype=torch.float32).eval()
-    image = processor.image_token_id
     nats: dict[str, list[float]] = defaultdict(list)
     for seed in range(FIRST_TEST_SEED, FIRST_TEST_SEED + count):
         talk = conversation(seed, processor.tokenizer)
         pixels = processor.image_processor(images=[draw(make_scene(seed))], return_tensors="pt").pixel_values
-        tokens = model.config.image_seq_length
-        full = torch.tensor([token for one in talk.ids for token in ([image] * tokens if one == image else [one])])
-        blind = torch.tensor([token for token in talk.ids if token != image])
+        with torch.inference_mode():
+            readings = _readings(model, reader, talk.ids, pixels)
+        image = processor.image_token_id
         kept = [(label, visual) for token, label, visual in zip(talk.ids, talk.labelled, talk.visual, strict=True) if token != image]
-        seeing = _surprisal(model(input_ids=full[None], pixel_values=pixels).logits[0], full)
-        first = talk.ids.index(image)
-        seeing = seeing[: max(0, first - 1)] + seeing[first + tokens - 1 :]
-        for name, values in (
-            ("with", seeing),
-            ("without", _surprisal(model.lm_head(model.model.language_model(input_ids=blind[None]).last_hidden_state)[0], blind)),
-            ("reader", _surprisal(reader(input_ids=blind[None]).logits[0], blind)),
-        ):
+        for name, values in readings.items():
             for value, (label, visual) in zip(values, kept[1:], strict=True):
                 if label:
                     nats[f"{'visual' if visual else 'other'} {name}"].append(value)
     means = {name: sum(values) / len(values) for name, values in sorted(nats.items())}
     return {**means, "visual tokens": len(nats["visual with"]), "explained": 1 - means["visual with"] / means["visual reader"]}
+
+
+def _readings(model: Any, reader: LlamaForCausalLM, ids: list[int], pixels: Tensor) -> dict[str, list[float]]:
+    """The nats of every text token but the first, for the text-only reader and for the model without and with the picture."""
+    image, tokens = model.config.image_token_id, model.config.image_seq_length
+    first = ids.index(image)
+    full = torch.tensor([*ids[:first], *[image] * tokens, *ids[first + 1 :]])
+    text = torch.tensor([*ids[:first], *ids[first + 1 :]])
+    seeing = _surprisal(model(input_ids=full[None], pixel_values=pixels).logits[0], full)
+    blind = model.lm_head(model.model.language_model(input_ids=text[None]).last_hidden_state)[0]
+    return {
+        "with": seeing[: first - 1] + seeing[first + tokens - 1 :],
+        "without": _surprisal(blind, text),
+        "reader": _surprisal(reader(input_ids=text[None]).logits[0], text),
+    }
 
 
 def main() -> None:
