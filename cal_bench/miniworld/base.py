@@ -19,6 +19,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from cal_bench.trainer_plugin.templates import CHAT_TEMPLATES, SYSTEM
 
@@ -143,6 +144,7 @@ def assemble(folder: Path, seed: int = 0) -> None:
     The folder appears whole or not at all. Differences from the full-size system: features of the tower's last layer (it was
     trained to be read there; CLIP is read at the last but one), 128-px pictures, 64 visual tokens.
     """
+    disable_progress_bar()  # of reading and writing weights this small
     tower = CLIPVisionModel.from_pretrained(BASE / "tower", dtype=torch.float32)
     language = LlamaForCausalLM.from_pretrained(BASE / "language", dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(BASE / "tokenizer")
