@@ -166,7 +166,15 @@ def assemble(folder: Path, seed: int = 0) -> None:
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
-    processor = LlavaProcessor(
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".assemble-") as draft:
+        model.save_pretrained(Path(draft) / "model")
+        _processor(tokenizer).save_pretrained(Path(draft) / "model")
+        os.replace(Path(draft) / "model", folder)
+
+
+def _processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    return LlavaProcessor(
         image_processor=image_processor(),
         tokenizer=tokenizer,
         patch_size=PATCH,
@@ -175,11 +183,6 @@ def assemble(folder: Path, seed: int = 0) -> None:
         image_token="<image>",
         chat_template=CHAT_TEMPLATES["v1"],
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".assemble-") as draft:
-        model.save_pretrained(Path(draft) / "model")
-        processor.save_pretrained(Path(draft) / "model")
-        os.replace(Path(draft) / "model", folder)
 
 
 def _initialise_projector(projector: nn.Module, seed: int) -> None:
