@@ -17,6 +17,8 @@ from .config import CALError
 # Model types whose language model attends to image tokens in the same sequence, so that leaving them out and hiding them
 # are the same, and whose decoder takes embeddings, a 2-D mask and positions.
 FAMILIES = ("llava", "llava_next")
+# What a caller may pass that the two passes decide themselves.
+NOT_FOR_THE_BASE = ("labels", "logits_to_keep", "use_cache", "return_dict")
 
 
 def check_family(model: nn.Module) -> None:
@@ -65,6 +67,28 @@ class BlindPass:
         index = self.index[rows]
         column = self.predictor[index, positions]
         return self.hidden[index, column.clamp(min=0)], column >= 0
+
+
+@dataclass(frozen=True)
+class Passes:
+    """One batch read with its images, and again without them."""
+
+    hidden: Tensor  # [B, S, H]
+    placeholders: Tensor  # [B, S] bool: where image features stand
+    seeing: Tensor  # [B] bool: whether the row holds an image
+    blind: BlindPass | None
+
+
+def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str) -> Passes:
+    """Read a batch twice; image features are computed once, and gradients flow through the first reading alone."""
+    if inputs.get("input_ids") is None:
+        raise CALError("CAL needs input_ids, to see which tokens are the image")
+    image = inputs["input_ids"] == model.config.image_token_id
+    arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
+    decoder = model.get_decoder()
+    with recorded(decoder) as call:
+        hidden = model.base_model(**arguments, use_cache=False)[0]
+    return Passes(hidden, image, image.any(dim=1), blind_pass(decoder, call, image, contrast))
 
 
 def blind_pass(decoder: nn.Module, call: DecoderCall, image: Tensor, contrast: str) -> BlindPass | None:

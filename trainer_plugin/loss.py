@@ -8,16 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import CALConfig, CALError
-from .contrast import BlindPass, blind_pass, recorded
+from .config import CALConfig
+from .contrast import BlindPass, both_passes
 from .weights import LabelTokens, needed_positions, token_weights
 
 IGNORED = -100
 # Rows projected to the vocabulary at a time where only their normaliser is wanted.
 CHUNK = 1024
-# What a caller may pass that the two passes decide themselves.
-NOT_FOR_THE_BASE = ("labels", "logits_to_keep", "use_cache", "return_dict")
-
 # The configured deltas [B, T-1], and those of the log-probabilities [N] where wanted.
 Deltas = tuple[Tensor, Tensor | None]
 
@@ -33,39 +30,27 @@ class Measured:
 
 def measure(model: nn.Module, inputs: dict[str, Any], config: CALConfig, with_logp: bool = False) -> Measured:
     """Label tokens weighted by what their scores owe to the image; gradients flow through `nll` alone."""
-    if inputs.get("input_ids") is None:
-        raise CALError("CAL needs input_ids, to see which tokens are the image")
-    image = inputs["input_ids"] == model.config.image_token_id
-    shifted = without_image_labels(inputs["labels"], image)[:, 1:]
+    passes = both_passes(model, inputs, config.contrast)
+    shifted = without_image_labels(inputs["labels"], passes.placeholders)[:, 1:]
     labelled = shifted != IGNORED
     # At ignored positions the released code takes the delta of token 0.
     targets = shifted.where(labelled, 0)
-    hidden, blind = both_passes(model, inputs, image, config.contrast)
-    gap = Gap(hidden.detach(), blind, targets)
+    gap = Gap(passes.hidden.detach(), passes.blind, targets)
 
     def deltas(head: nn.Linear) -> tuple[Tensor, Tensor | None]:
         logp = gap.at(labelled, head, "logp")[labelled] if with_logp else None
         return gap.at(needed_positions(labelled, config), head, config.signal), logp
 
-    logits, (delta, logp_delta) = project(model.get_output_embeddings(), hidden[:, :-1][labelled], deltas)
+    logits, (delta, logp_delta) = project(model.get_output_embeddings(), passes.hidden[:, :-1][labelled], deltas)
     nll = F.cross_entropy(logits.float(), targets[labelled], reduction="none")
     rows = labelled.nonzero()[:, 0]
-    tokens = LabelTokens(nll, token_weights(delta, labelled, config), rows, image.any(dim=1)[rows])
+    tokens = LabelTokens(nll, token_weights(delta, labelled, config), rows, passes.seeing[rows])
     return Measured(tokens, delta[labelled], logp_delta)
 
 
 def without_image_labels(labels: Tensor, image: Tensor) -> Tensor:
     """Some collators label the image's own placeholders, which nobody predicts."""
     return labels.masked_fill(image, IGNORED)
-
-
-def both_passes(model: nn.Module, inputs: dict[str, Any], image: Tensor, contrast: str) -> tuple[Tensor, BlindPass | None]:
-    """Hidden states [B, S, H] with the image, and the pass without it; image features are computed once."""
-    arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
-    decoder = model.get_decoder()
-    with recorded(decoder) as call:
-        hidden = model.base_model(**arguments, use_cache=False)[0]
-    return hidden, blind_pass(decoder, call, image, contrast)
 
 
 def project(head: nn.Linear, rows: Tensor, read: Callable[[nn.Linear], Deltas]) -> tuple[Tensor, Deltas]:
