@@ -143,7 +143,7 @@ def test_the_blind_pass_does_not_see_the_picture() -> None:
     for contrast in ("drop", "mask"):
         config = CALConfig(contrast=contrast)
         one, two = measure(model, inputs, config), measure(model, other, config)
-        blind = [-(measured.delta + measured.tokens.nll.detach()) for measured in (one, two)]
+        blind = [-(measured.delta + measured.nll) for measured in (one, two)]
         assert not torch.allclose(one.delta, two.delta)
         # delta + nll = logsumexp(seeing) - blind logit: take the former away.
         seeing = [model(**{**pixels, "labels": None}).logits[:, :-1][inputs["labels"][:, 1:] != -100] for pixels in (inputs, other)]
@@ -215,11 +215,11 @@ def test_only_label_rows_are_projected_once_and_images_are_encoded_once() -> Non
     model, inputs = tiny_model().train(), batch(2)
     cal.apply(model)
     seen: dict[str, list[torch.Size]] = {"head": [], "tower": []}
-    model.lm_head.register_forward_hook(lambda module, args, output: seen["head"].append(output.shape))
+    model.lm_head.register_forward_hook(lambda module, args, output: seen["head"].append(args[0].shape))
     model.model.vision_tower.register_forward_hook(lambda module, args, output: seen["tower"].append(args[0].shape))
     assert model(**inputs).logits is None
     labels = int((inputs["labels"][:, 1:] != -100).sum())
-    assert seen == {"head": [torch.Size([labels, model.config.text_config.vocab_size])], "tower": [inputs["pixel_values"].shape]}
+    assert seen == {"head": [torch.Size([labels, model.config.text_config.hidden_size])], "tower": [inputs["pixel_values"].shape]}
 
 
 def test_evaluation_generation_and_calls_without_labels_are_stock() -> None:

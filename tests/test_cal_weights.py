@@ -1,7 +1,7 @@
 """CAL's arithmetic: the golden numbers, and the limits where the answer is known without computing it."""
 
-import dataclasses
 import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from cal_bench.trainer_plugin import CALConfig, CALError
-from cal_bench.trainer_plugin.weights import LabelTokens, needed_positions, token_weights, weighted_loss, window_mean
+from cal_bench.trainer_plugin.weights import LabelTokens, loss_shares, needed_positions, token_weights, window_mean
 from tests.shared import SHARED, needs_shared
 
 FOLDER = SHARED / "fixtures" / "cal_loss"
@@ -21,14 +21,26 @@ def cases() -> dict[str, Any]:
     return json.loads((FOLDER / "expected.json").read_text(encoding="utf-8")) if FOLDER.is_dir() else {"cases": {}, "settings": {}}
 
 
-def tokens_of(seeing: torch.Tensor, blind: torch.Tensor, labels: torch.Tensor, config: CALConfig) -> LabelTokens:
+@dataclass(frozen=True)
+class Lost:
+    """Label tokens and what was lost on each."""
+
+    nll: torch.Tensor
+    tokens: LabelTokens
+
+
+def weighted_loss(lost: Lost, normalize: str, items: torch.Tensor | int | None = None) -> torch.Tensor:
+    return (loss_shares(lost.tokens, normalize, items) * lost.nll).sum()
+
+
+def tokens_of(seeing: torch.Tensor, blind: torch.Tensor, labels: torch.Tensor, config: CALConfig) -> Lost:
     """Label tokens from the full logits of both passes."""
     labelled = labels[:, 1:] != -100
     targets = labels[:, 1:].where(labelled, 0)[..., None]
     delta = (seeing - blind)[:, :-1].gather(2, targets)[..., 0].detach()
     nll = F.cross_entropy(seeing[:, :-1][labelled], targets[..., 0][labelled], reduction="none")
     rows = labelled.nonzero()[:, 0]
-    return LabelTokens(nll, token_weights(delta, labelled, config), rows, torch.ones_like(rows, dtype=torch.bool))
+    return Lost(nll, LabelTokens(token_weights(delta, labelled, config), rows, torch.ones_like(rows, dtype=torch.bool)))
 
 
 @needs_shared
@@ -43,12 +55,12 @@ def test_golden(case: str, setting: str, reading: str, precision: torch.dtype) -
     pooling, normalize = READINGS[reading]
     config = CALConfig(**golden["settings"][setting], pooling=pooling, normalize=normalize)
     seeing = data["logits_seeing"].to(precision).requires_grad_()
-    tokens = tokens_of(seeing, data["logits_blind"].to(precision), data["labels"], config)
+    lost = tokens_of(seeing, data["logits_blind"].to(precision), data["labels"], config)
     relative = 1e-5 if precision == torch.float32 else 1e-9
-    torch.testing.assert_close(tokens.weights, torch.tensor(expected["weights"], dtype=precision), rtol=relative, atol=1e-9)
+    torch.testing.assert_close(lost.tokens.weights, torch.tensor(expected["weights"], dtype=precision), rtol=relative, atol=1e-9)
     if expected["loss"] is None:
         return
-    loss = weighted_loss(tokens, normalize)
+    loss = weighted_loss(lost, normalize)
     assert loss.item() == pytest.approx(expected["loss"], rel=relative, abs=1e-9)
     if expected.get("grad_norm_logits_seeing") is not None:
         loss.backward()
@@ -82,35 +94,30 @@ def test_one_weight_for_all_is_the_mean_of_row_means_with_sample() -> None:
 
 def test_cal_is_cross_entropy_when_the_image_changes_nothing() -> None:
     seeing, _, labels = batch()
-    tokens = tokens_of(seeing, seeing, labels, CALConfig())
+    tokens = tokens_of(seeing, seeing, labels, CALConfig()).tokens
     assert tokens.weights.eq(1).all()
 
 
 @pytest.mark.parametrize("normalize", ["tokens", "global", "micro", "sample"])
 def test_the_scale_of_all_weights_does_not_matter(normalize: str) -> None:
-    tokens = tokens_of(*batch(), CALConfig())
-    fivefold = dataclasses.replace(tokens, weights=5 * tokens.weights)
-    torch.testing.assert_close(weighted_loss(fivefold, normalize), weighted_loss(tokens, normalize), rtol=1e-6, atol=0)
+    lost = tokens_of(*batch(), CALConfig())
+    fivefold = replace(lost, tokens=replace(lost.tokens, weights=5 * lost.tokens.weights))
+    torch.testing.assert_close(weighted_loss(fivefold, normalize), weighted_loss(lost, normalize), rtol=1e-6, atol=0)
 
 
 def test_a_token_of_all_the_weight_decides_alone() -> None:
-    tokens = LabelTokens(
-        nll=torch.tensor([2.0, 7.0, 1.0]), weights=torch.tensor([0.0, 3.0, 0.0]), rows=torch.zeros(3).long(), seeing=torch.ones(3).bool()
-    )
+    tokens = LabelTokens(weights=torch.tensor([0.0, 3.0, 0.0]), rows=torch.zeros(3).long(), seeing=torch.ones(3).bool())
+    lost = Lost(torch.tensor([2.0, 7.0, 1.0]), tokens)
     for normalize in ("tokens", "global", "micro", "sample"):
-        assert weighted_loss(tokens, normalize).item() == pytest.approx(7, rel=1e-6)
+        assert weighted_loss(lost, normalize).item() == pytest.approx(7, rel=1e-6)
 
 
 @pytest.mark.parametrize("normalize", ["tokens", "global"])
 def test_tokens_of_text_only_samples_keep_weight_one(normalize: str) -> None:
-    tokens = LabelTokens(
-        nll=torch.tensor([2.0, 4.0, 10.0]),
-        weights=torch.tensor([5.0, 3.0, 1.0]),
-        rows=torch.tensor([0, 0, 1]),
-        seeing=torch.tensor([True, True, False]),
-    )
+    tokens = LabelTokens(weights=torch.tensor([5.0, 3.0, 1.0]), rows=torch.tensor([0, 0, 1]), seeing=torch.tensor([True, True, False]))
+    lost = Lost(torch.tensor([2.0, 4.0, 10.0]), tokens)
     # The two image-bearing tokens share two tokens' worth of weight, 5 to 3.
-    assert weighted_loss(tokens, normalize).item() == pytest.approx((2 * (5 * 2 + 3 * 4) / 8 + 10) / 3)
+    assert weighted_loss(lost, normalize).item() == pytest.approx((2 * (5 * 2 + 3 * 4) / 8 + 10) / 3)
 
 
 def test_micro_batches_add_up_to_the_accumulated_batch() -> None:
@@ -124,7 +131,7 @@ def test_micro_batches_add_up_to_the_accumulated_batch() -> None:
 def test_nothing_labelled_gives_zero_and_a_gradient(normalize: str) -> None:
     logits = torch.randn(0, 5, requires_grad=True)
     nll = F.cross_entropy(logits, torch.zeros(0).long(), reduction="none")
-    empty = LabelTokens(nll, torch.zeros(0), torch.zeros(0).long(), torch.zeros(0).bool())
+    empty = Lost(nll, LabelTokens(torch.zeros(0), torch.zeros(0).long(), torch.zeros(0).bool()))
     loss = weighted_loss(empty, normalize)
     loss.backward()
     assert loss.item() == 0
@@ -133,8 +140,8 @@ def test_nothing_labelled_gives_zero_and_a_gradient(normalize: str) -> None:
 
 @pytest.mark.parametrize("normalize", ["tokens", "global", "sample", "micro"])
 def test_no_weight_anywhere_gives_zero(normalize: str) -> None:
-    tokens = LabelTokens(torch.tensor([2.0, 3.0]), torch.zeros(2), torch.zeros(2).long(), torch.ones(2).bool())
-    assert weighted_loss(tokens, normalize).item() == 0
+    tokens = LabelTokens(torch.zeros(2), torch.zeros(2).long(), torch.ones(2).bool())
+    assert weighted_loss(Lost(torch.tensor([2.0, 3.0]), tokens), normalize).item() == 0
 
 
 def test_window_mean_stays_in_its_group() -> None:

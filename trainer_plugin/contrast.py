@@ -3,7 +3,7 @@
 B rows of S positions; R of the rows hold an image; W positions are left of the longest of them; H hidden size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -135,3 +135,8 @@ def _run(decoder: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor
         output = decoder(inputs_embeds=embeddings, attention_mask=mask.long(), position_ids=positions, use_cache=False)
     hidden: Tensor = output[0]
     return hidden
+
+
+def score_transform(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What the model does with its head's logits afterwards, element by element; None where nothing."""
+    return None

@@ -1,7 +1,8 @@
 """From one call of a model to its label tokens: two passes of the language model, one call of the head, on label rows only."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,43 +10,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import CALConfig
-from .contrast import BlindPass, both_passes
-from .weights import LabelTokens, needed_positions, token_weights
+from .contrast import BlindPass, both_passes, score_transform
+from .linear_loss import linear_cross_entropy
+from .weights import LabelTokens, loss_shares, needed_positions, token_weights
 
 IGNORED = -100
 # Rows projected to the vocabulary at a time where only their normaliser is wanted.
 CHUNK = 1024
-# The configured deltas [B, T-1], and those of the log-probabilities [N] where wanted.
-Deltas = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The label tokens of a batch with their deltas, each [N]; `logp_delta` only where it was asked for."""
+    """The loss of a micro-batch, and its label tokens with what was found for each, [N] without gradients.
 
+    `logp_delta` only where it was asked for.
+    """
+
+    loss: Tensor
     tokens: LabelTokens
+    nll: Tensor
     delta: Tensor
     logp_delta: Tensor | None
 
 
-def measure(model: nn.Module, inputs: dict[str, Any], config: CALConfig, with_logp: bool = False) -> Measured:
-    """Label tokens weighted by what their scores owe to the image; gradients flow through `nll` alone."""
+def measure(
+    model: nn.Module, inputs: dict[str, Any], config: CALConfig, items: Tensor | int | None = None, with_logp: bool = False
+) -> Measured:
+    """Label tokens weighted by what their scores owe to the image; gradients flow through the likelihood alone.
+
+    `items` is the stock trainer's count of label tokens over the accumulated batch (see `loss_shares`).
+    """
     passes = both_passes(model, inputs, config.contrast)
     shifted = without_image_labels(inputs["labels"], passes.placeholders)[:, 1:]
     labelled = shifted != IGNORED
     # At ignored positions the released code takes the delta of token 0.
     targets = shifted.where(labelled, 0)
+    rows = labelled.nonzero()[:, 0]
     gap = Gap(passes.hidden.detach(), passes.blind, targets)
 
-    def deltas(head: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    def work(head: Head, hidden: Tensor) -> Measured:
+        delta = gap.at(needed_positions(labelled, config), head, config.signal)
+        tokens = LabelTokens(token_weights(delta, labelled, config), rows, passes.seeing[rows])
+        loss, nll = head.loss(hidden, targets[labelled], loss_shares(tokens, config.normalize, items))
         logp = gap.at(labelled, head, "logp")[labelled] if with_logp else None
-        return gap.at(needed_positions(labelled, config), head, config.signal), logp
+        return Measured(loss, tokens, nll, delta[labelled], logp)
 
-    logits, (delta, logp_delta) = project(model.get_output_embeddings(), passes.hidden[:, :-1][labelled], deltas)
-    nll = F.cross_entropy(logits.float(), targets[labelled], reduction="none")
-    rows = labelled.nonzero()[:, 0]
-    tokens = LabelTokens(nll, token_weights(delta, labelled, config), rows, passes.seeing[rows])
-    return Measured(tokens, delta[labelled], logp_delta)
+    return call_head(model, passes.hidden[:, :-1][labelled], work)
 
 
 def without_image_labels(labels: Tensor, image: Tensor) -> Tensor:
@@ -53,18 +63,73 @@ def without_image_labels(labels: Tensor, image: Tensor) -> Tensor:
     return labels.masked_fill(image, IGNORED)
 
 
-def project(head: nn.Linear, rows: Tensor, read: Callable[[nn.Linear], Deltas]) -> tuple[Tensor, Deltas]:
-    """The head's logits for rows [N, H], and what `read` finds in the head just before.
+@dataclass(frozen=True)
+class Head:
+    """A model's head while it is being called: a sharded one holds its whole weight only there.
 
-    Reading happens inside the head's call: a sharded head holds its whole weight only there, and one call is all it bears.
+    `plain` is the linear layer where the head is nothing else, so that scores and loss need not project to the vocabulary first.
     """
-    found: list[Deltas] = []
-    hook = head.register_forward_pre_hook(lambda module, args: found.append(read(module)))
+
+    project: Callable[[Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor] | None  # what the model does with the logits afterwards, element by element
+    plain: nn.Linear | None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, H] to [N, V], in single precision."""
+        return self._transformed(self.project(hidden).float())
+
+    def scores(self, hidden: Tensor, targets: Tensor, signal: str) -> Tensor:
+        """Logit or log-probability [N] of the targets, in single precision."""
+        parts = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+        if signal == "logp":
+            return torch.cat([-F.cross_entropy(self.logits(part), wanted, reduction="none") for part, wanted in parts])
+        if self.plain is None:
+            return torch.cat([self.logits(part).gather(1, wanted[:, None])[:, 0] for part, wanted in parts])
+        scores = (hidden.float() * self.plain.weight[targets].float()).sum(dim=-1)
+        return self._transformed(scores if self.plain.bias is None else scores + self.plain.bias[targets].float())
+
+    def loss(self, hidden: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of shares * nll, and the nll [N] without gradients."""
+        if self.plain is not None and self.transform is None:
+            return linear_cross_entropy(hidden, self.plain.weight, self.plain.bias, targets, shares)
+        nll = F.cross_entropy(self.logits(hidden), targets, reduction="none")
+        return (shares * nll).sum(), nll.detach()
+
+    def _transformed(self, scores: Tensor) -> Tensor:
+        return scores if self.transform is None else self.transform(scores)
+
+
+def call_head(model: nn.Module, hidden: Tensor, work: Callable[[Head, Tensor], Measured]) -> Measured:
+    """Call the model's head once on hidden [N, H], and do the work inside that call; its loss is what the call gives back.
+
+    One call, because that is all that a head bears which shards its weight as a unit of its own.
+    """
+    module = model.get_output_embeddings()
+    found: list[Measured] = []
+    own = module.forward
+    head = Head(own, score_transform(model), module if type(module) is nn.Linear else None)
+
+    def forward(rows: Tensor) -> Tensor:
+        found.append(work(head, rows))
+        return found[0].loss
+
+    with _forward_of(module, forward):
+        loss = module(hidden)
+    # Hooks of sharding libraries wrap what the call gives back.
+    return replace(found[0], loss=loss)
+
+
+@contextmanager
+def _forward_of(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Another forward for a module, for one call; hooks around it stay."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
     try:
-        logits = head(rows)
+        yield
     finally:
-        hook.remove()
-    return logits, found[0]
+        del module.__dict__["forward"]
+        if before is not None:
+            module.__dict__["forward"] = before
 
 
 @dataclass(frozen=True)
@@ -75,7 +140,8 @@ class Gap:
     blind: BlindPass | None
     targets: Tensor  # [B, T-1]
 
-    def at(self, where: Tensor, head: nn.Linear, signal: str) -> Tensor:
+    @torch.no_grad()
+    def at(self, where: Tensor, head: Head, signal: str) -> Tensor:
         """Deltas [B, T-1]; zero outside `where`, in text-only rows, and where no token is left to predict from.
 
         Zero because alpha is never negative: such a token gets the lowest weight.
@@ -86,16 +152,5 @@ class Gap:
         rows, positions = (where & (self.blind.index >= 0)[:, None]).nonzero(as_tuple=True)
         unseeing, exists = self.blind.at(rows, positions)
         targets = self.targets[rows, positions]
-        with torch.no_grad():
-            gap = target_scores(head, self.hidden[rows, positions], targets, signal) - target_scores(head, unseeing, targets, signal)
+        gap = head.scores(self.hidden[rows, positions], targets, signal) - head.scores(unseeing, targets, signal)
         return deltas.index_put((rows, positions), gap.where(exists, 0.0))
-
-
-def target_scores(head: nn.Linear, hidden: Tensor, targets: Tensor, signal: str) -> Tensor:
-    """Logit or log-probability [N] of the targets, in single precision; logits need no projection to the vocabulary."""
-    scores = (hidden.float() * head.weight[targets].float()).sum(dim=-1)
-    if head.bias is not None:
-        scores = scores + head.bias[targets].float()
-    if signal == "logit":
-        return scores
-    return scores - torch.cat([F.linear(part, head.weight, head.bias).float().logsumexp(dim=-1) for part in hidden.split(CHUNK)])

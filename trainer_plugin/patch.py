@@ -18,7 +18,6 @@ from transformers.modeling_outputs import CausalLMOutput
 from .config import CALConfig, CALError
 from .contrast import check_family
 from .loss import Measured, measure
-from .weights import LabelTokens, weighted_loss
 
 HANDLE = "_cal_handle"
 
@@ -111,16 +110,16 @@ def _patched(model_type: type[nn.Module]) -> Callable[..., Any]:
 
 
 def _loss(handle: Handle, inputs: dict[str, Any], items: Tensor | int | None) -> Tensor:
-    measured = measure(handle.model, inputs, handle.config, handle.measure_logp)
+    measured = measure(handle.model, inputs, handle.config, items, handle.measure_logp)
     handle.stats.add(measured, handle.config)
     if handle.config.normalize in ("micro", "sample"):
-        _check_whole_batch(measured.tokens, handle.config.normalize, items)
-    return weighted_loss(measured.tokens, handle.config.normalize, items)
+        _check_whole_batch(len(measured.nll), handle.config.normalize, items)
+    return measured.loss
 
 
-def _check_whole_batch(tokens: LabelTokens, normalize: str, items: Tensor | int | None) -> None:
+def _check_whole_batch(tokens: int, normalize: str, items: Tensor | int | None) -> None:
     """The stock trainer leaves it to the model to count label tokens; a mean per micro-batch can't be scaled that way."""
-    if items is not None and int(items) != len(tokens.nll):
+    if items is not None and int(items) != tokens:
         raise CALError(
             f"normalize={normalize!r} gives a mean per micro-batch, but this trainer sums over accumulation steps or processes;"
             " use CALTrainer, which divides it, or normalize='tokens'"

@@ -20,7 +20,6 @@ PUBLISHED_EPSILON = 1e-6
 class LabelTokens:
     """The label tokens of a batch, each [N], in row order."""
 
-    nll: Tensor
     weights: Tensor
     rows: Tensor
     seeing: Tensor  # whether the token's row holds an image
@@ -57,25 +56,27 @@ def window_mean(values: Tensor, groups: Tensor, window: int) -> Tensor:
     return total / count
 
 
-def weighted_loss(tokens: LabelTokens, normalize: str, items: Tensor | int | None = None) -> Tensor:
-    """The loss of a micro-batch; `items` is the stock trainer's count of label tokens over the whole accumulated batch."""
+def loss_shares(tokens: LabelTokens, normalize: str, items: Tensor | int | None = None) -> Tensor:
+    """What each label token's negative log-likelihood is multiplied by before all are summed to the loss: [N].
+
+    `items` is the stock trainer's count of label tokens over the whole accumulated batch.
+    """
     if normalize == "micro":
-        return (tokens.weights * tokens.nll).sum() / (tokens.weights.sum() + PUBLISHED_EPSILON)
+        return tokens.weights / (tokens.weights.sum() + PUBLISHED_EPSILON)
     if normalize == "sample":
-        return _mean_of_row_means(tokens)
-    return _token_mean(tokens, items, across_processes=normalize == "global")
+        return _row_shares(tokens)
+    return _token_shares(tokens, items, across_processes=normalize == "global")
 
 
-def _mean_of_row_means(tokens: LabelTokens) -> Tensor:
+def _row_shares(tokens: LabelTokens) -> Tensor:
+    """A weighted mean within each row, and a plain mean over the rows."""
     rows, which = tokens.rows.unique(return_inverse=True)
-    zeros = tokens.nll.new_zeros(len(rows))
-    lost = zeros.index_add(0, which, tokens.weights * tokens.nll)
-    weight = zeros.index_add(0, which, tokens.weights)
-    return _ratio(lost, weight).sum() / max(len(rows), 1)
+    weight = tokens.weights.new_zeros(len(rows)).index_add(0, which, tokens.weights)
+    return _ratio(tokens.weights, weight[which]) / max(len(rows), 1)
 
 
-def _token_mean(tokens: LabelTokens, items: Tensor | int | None, across_processes: bool) -> Tensor:
-    """Like the stock loss, a sum over label tokens divided by their number, with image-bearing tokens weighted to mean 1."""
+def _token_shares(tokens: LabelTokens, items: Tensor | int | None, across_processes: bool) -> Tensor:
+    """As in the stock loss, one part in the number of label tokens, but image-bearing tokens are weighted to mean 1."""
     seeing = tokens.seeing.to(tokens.weights.dtype)
     # Number of label tokens, of image-bearing ones, and the sum of their weights.
     sums = torch.stack([seeing.new_tensor(len(seeing)), seeing.sum(), (tokens.weights * seeing).sum()])
@@ -86,7 +87,7 @@ def _token_mean(tokens: LabelTokens, items: Tensor | int | None, across_processe
     # Text-only samples owe nothing to an image. Were they averaged in with weight alpha, every micro-batch that mixes them
     # with images would push them down by up to beta, and the comparison with the stock trainer would measure that too.
     scale = torch.where(tokens.seeing, tokens.weights * _ratio(sums[1], sums[2]), 1.0)
-    return (scale * tokens.nll).sum() / (items if items is not None else (sums[0] / processes).clamp(min=1))
+    return scale / (items if items is not None else (sums[0] / processes).clamp(min=1))
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
