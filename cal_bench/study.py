@@ -125,7 +125,7 @@ def _base(study: StudyConfig, out: Path) -> Path:
     if study.model != MINIWORLD:
         return checkpoint_folder(study.model)
     # No arm can have this name: names of arms start with a letter or a digit.
-    base = out / "arms" / "_base" / str(study.seed)
+    base = out / "arms" / "_base"
     if not base.exists():
-        assemble(base, study.seed)
+        assemble(base)
     return base

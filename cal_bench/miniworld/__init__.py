@@ -7,8 +7,8 @@ from .world import WorldSizes, draw_world
 __all__ = ["WorldSizes", "assemble", "draw_world"]
 
 
-def assemble(folder: Path, seed: int = 0) -> None:
-    """Write an untrained miniature LLaVA-1.5 checkpoint; see `base.assemble`. Imports torch when called."""
+def assemble(folder: Path) -> None:
+    """Write a miniature LLaVA-1.5 checkpoint; see `base.assemble`. Imports torch when called."""
     from .base import assemble as assemble_base
 
-    assemble_base(folder, seed)
+    assemble_base(folder)

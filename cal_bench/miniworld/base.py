@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionModel,
@@ -34,7 +35,10 @@ BASE = Path(__file__).parent / "base"
 STOCK = (
     SYSTEM,
     texts.SHORT[1:],
+    texts.WORD[1:],
     texts.LETTER[1:],
+    texts.LETTER_OF_OPTIONS[1:],
+    texts.CHARACTER[1:],
     texts.CAPTION,
     texts.BOX_FORMAT.strip(),
     texts.BOX.strip(),
@@ -94,7 +98,7 @@ def new_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         vocab_size=math.ceil(len(tokenizer) / 64) * 64,
         hidden_size=WORD_WIDTH,
         intermediate_size=432,
-        num_hidden_layers=4,
+        num_hidden_layers=5,
         num_attention_heads=4,
         max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
@@ -131,18 +135,20 @@ def image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=square, image_mean=list(MEAN), image_std=list(STD))
 
 
-def save_base(tower: CLIPVisionModel, language: LlamaForCausalLM, folder: Path) -> None:
-    """Write the two parts and the tokenizer, weights in half precision (they are loaded in float32)."""
+def save_base(tower: CLIPVisionModel, projector: nn.Sequential, language: LlamaForCausalLM, folder: Path) -> None:
+    """Write the parts and the tokenizer, weights in half precision (they are loaded in float32)."""
     tower.half().save_pretrained(folder / "tower")
     language.half().save_pretrained(folder / "language")
     build_tokenizer().save_pretrained(folder / "tokenizer")
+    save_file(projector.half().state_dict(), folder / "projector.safetensors")
 
 
-def assemble(folder: Path, seed: int = 0) -> None:
-    """Write an untrained miniature LLaVA-1.5 to `folder`: the shipped tower and language model, and a projector drawn from `seed`.
+def assemble(folder: Path) -> None:
+    """Write a miniature LLaVA-1.5 to `folder`, put together from the shipped parts and not trained on any caption yet.
 
     The folder appears whole or not at all. Differences from the full-size system: features of the tower's last layer (it was
-    trained to be read there; CLIP is read at the last but one), 128-px pictures, 64 visual tokens.
+    trained to be read there; CLIP is read at the last but one), 128-px pictures, 64 visual tokens, and a projector that has been
+    shown the words of patches (LLaVA's begins at random, and needs more pairs than a demo has to find them).
     """
     disable_progress_bar()  # of reading and writing weights this small
     tower = CLIPVisionModel.from_pretrained(BASE / "tower", dtype=torch.float32)
@@ -162,7 +168,8 @@ def assemble(folder: Path, seed: int = 0) -> None:
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.lm_head.load_state_dict(language.lm_head.state_dict())
-    _initialise_projector(model.model.multi_modal_projector, seed)
+    for layer, part in zip(("linear_1", "linear_2"), _projector(), strict=True):
+        getattr(model.model.multi_modal_projector, layer).load_state_dict(part)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
@@ -185,12 +192,7 @@ def _processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def _initialise_projector(projector: nn.Module, seed: int) -> None:
-    """torch's own initialisation of linear layers, as the original code has it; transformers would draw from N(0, 0.02)."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer in projector.modules():
-        if isinstance(layer, nn.Linear):
-            bound = 1 / math.sqrt(layer.in_features)
-            with torch.no_grad():
-                layer.weight.uniform_(-bound, bound, generator=generator)
-                layer.bias.uniform_(-bound, bound, generator=generator)
+def _projector() -> list[dict[str, Tensor]]:
+    """Weight and bias of its two layers."""
+    weights = load_file(BASE / "projector.safetensors")
+    return [{name: weights[f"{layer}.{name}"].float() for name in ("weight", "bias")} for layer in (0, 2)]

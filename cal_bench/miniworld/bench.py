@@ -33,7 +33,7 @@ def _textvqa(scene: Scene, index: int, rng: random.Random) -> list[Row]:
     question = _question(scene, rng, ("word", "sign number"))
     sign = scene.of("sign")[0]
     answer = _plain(question.answer)
-    tokens = [word for word in (sign.word, sign.number) if word]
+    tokens = texts.ocr_tokens(sign, rng)
     return [{"image_id": str(scene.seed), "question_id": index, "question": question.text, "answers": [answer] * 10, "ocr_tokens": tokens}]
 
 

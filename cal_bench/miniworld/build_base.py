@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from .base import BASE, save_base
+from .base import BASE, build_tokenizer, new_language_model, save_base
 from .language import train_language_model
+from .projector import train_projector
 from .tower import train_tower
 
-LANGUAGE_STEPS = 2400
+LANGUAGE_STEPS, PROJECTOR_STEPS = 10_000, 400
 
 
 def main() -> None:
@@ -20,9 +21,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     start = time.monotonic()
-    language = train_language_model(LANGUAGE_STEPS)
+    torch.manual_seed(0)
+    language = new_language_model(build_tokenizer())
+    train_language_model(language, LANGUAGE_STEPS)
     reader = train_tower()
-    save_base(reader.tower, language, arguments.out)
+    save_base(reader.tower, train_projector(reader, PROJECTOR_STEPS), language, arguments.out)
     size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
     print(f"wrote {arguments.out}: {size / 2**20:.1f} MiB after {(time.monotonic() - start) / 60:.0f} minutes")
 

@@ -29,11 +29,11 @@ def caption_turn(scene: Scene, rng: random.Random) -> Turn:
     return texts.CAPTION, texts.caption(scene, rng) if rng.random() < 0.6 else texts.description(scene, rng)
 
 
-def image_turns(scene: Scene, rng: random.Random) -> list[Turn]:
-    """Three or four turns about one picture, as LLaVA-1.5's mix strings the questions of one image together."""
+def image_turns(scene: Scene, rng: random.Random, counts: tuple[int, ...] = (3, 4)) -> list[Turn]:
+    """A few turns about one picture, as LLaVA-1.5's mix strings the questions of one image together."""
     turns: list[Turn] = []
     for make in rng.choices(
-        (_short, _yesno, _choice, _caption, _detail, _box, _region, _read), (8, 3, 4, 2, 1, 2, 1, 2), k=rng.choice((3, 4))
+        (_short, _yesno, _choice, _caption, _detail, _box, _region, _read), (7, 4, 6, 2, 1, 2, 1, 2), k=rng.choice(counts)
     ):
         turn = make(scene, rng)
         if turn and turn[0] not in [said for said, _ in turns]:
@@ -44,9 +44,9 @@ def image_turns(scene: Scene, rng: random.Random) -> list[Turn]:
 def _short(scene: Scene, rng: random.Random) -> Turn:
     question = rng.choice(texts.questions(scene, rng))
     signs = scene.of("sign")
-    seen = ", ".join(word for sign in signs for word in (sign.word, sign.number) if word)
-    tokens = f"\nReference OCR token: {seen}" if signs and rng.random() < 0.2 else ""
-    return question.text + tokens + texts.SHORT, question.answer
+    seen = ", ".join(word for sign in signs for word in texts.ocr_tokens(sign, rng))
+    tokens = f"\nReference OCR token: {seen}" if signs and rng.random() < 0.3 else ""
+    return question.text + tokens + rng.choice((texts.SHORT, texts.SHORT, texts.WORD)), question.answer
 
 
 def _yesno(scene: Scene, rng: random.Random) -> Turn:
@@ -56,7 +56,13 @@ def _yesno(scene: Scene, rng: random.Random) -> Turn:
 
 def _choice(scene: Scene, rng: random.Random) -> Turn:
     question, options = texts.with_options(rng.choice(texts.questions(scene, rng)), rng)
-    return question.text + listed(options, rng.choice((". ", ". ", ": "))) + texts.LETTER, question.answer
+    form = rng.choice((0, 0, 1, 2))
+    if form == 1:
+        offered = ", ".join(f"{letter}: {option}" for letter, option in zip("ABCD", options, strict=False))
+        return f"{question.text}\nOptions: {offered}{texts.LETTER_OF_OPTIONS}", question.answer
+    if form == 2:
+        return f"Question: {question.text}{listed(options, ': ')}{texts.CHARACTER}", question.answer
+    return question.text + listed(options) + texts.LETTER, question.answer
 
 
 def listed(options: tuple[str, ...], separator: str = ". ") -> str:
@@ -98,7 +104,7 @@ def _read(scene: Scene, rng: random.Random) -> Turn | None:
 
 def text_turns(rng: random.Random) -> list[Turn]:
     """A dialogue without a picture: things that one knows or that the question itself says."""
-    return [rng.choice((_calendar, _kinds, _counting, _recall, repeat_turn, _say))(rng) for _ in range(rng.choice((2, 3)))]
+    return [rng.choice((_calendar, _kinds, _counting, _recall, _recall, _which, repeat_turn, _say))(rng) for _ in range(rng.choice((2, 3)))]
 
 
 def _calendar(rng: random.Random) -> Turn:
@@ -124,12 +130,29 @@ def _counting(rng: random.Random) -> Turn:
 
 
 def _recall(rng: random.Random) -> Turn:
-    pairs = list(zip(rng.sample(list(COLOURS), 3), rng.sample(NOUNS, 3), strict=True))
-    story = ", ".join(f"a {colour} {noun}" for colour, noun in pairs)
-    colour, noun = rng.choice(pairs)
+    colours, nouns = rng.sample(list(COLOURS), 4), rng.sample(NOUNS, 4)
+    owned = [f"{texts.article(colour)} {colour} {noun}" for colour, noun in zip(colours[:3], nouns[:3], strict=True)]
+    story = f"I own {', '.join(owned)}."
+    index, form = rng.randrange(3), rng.choice(("colour", "noun", "claim"))
+    if form == "claim":
+        said, answer = (colours[index], "Yes") if rng.random() < 0.5 else (colours[index - 1], "No")
+        return f"{story} Is my {nouns[index]} {said}?" + texts.SHORT, answer
+    question, pool = (f"What colour is my {nouns[index]}?", colours) if form == "colour" else (f"What is my {colours[index]} thing?", nouns)
+    return _ask(f"{story} {question}", pool[index], pool, rng)
+
+
+def _ask(question: str, answer: str, pool: list[str], rng: random.Random) -> Turn:
+    """As an open question, or as multiple choice among the pool."""
     if rng.random() < 0.5:
-        return f"I own {story}. What colour is my {noun}?" + texts.SHORT, colour
-    return f"I own {story}. What is my {colour} thing?" + texts.SHORT, noun
+        return question + texts.SHORT, answer
+    options = tuple(rng.sample(pool, len(pool)))
+    return question + listed(options) + texts.LETTER, "ABCD"[options.index(answer)]
+
+
+def _which(rng: random.Random) -> Turn:
+    options = tuple(rng.sample(CONTENT, 4))
+    index = rng.randrange(4)
+    return f"Which option says {options[index]}?" + listed(options) + texts.LETTER, "ABCD"[index]
 
 
 def repeat_turn(rng: random.Random, most: int = 8) -> Turn:

@@ -78,25 +78,35 @@ def _fill(rng: random.Random, cells: list[int]) -> list[Entity]:
     entities = []
     for cell, noun, colour in zip(cells, nouns, colours, strict=True):
         size = rng.choice(SIZES)
-        width = rng.uniform(23, 28) if size == "small" else rng.uniform(34, 41)
-        height = width * rng.uniform(0.85, 1.0)
-        left = cell % 3 * SIDE / 3 + rng.uniform(0, SIDE / 3 - width)
-        top = cell // 3 * SIDE / 3 + rng.uniform(0, SIDE / 3 - height)
+        width = rng.uniform(24, 28) if size == "small" else rng.uniform(35, 40)
+        height = width * rng.uniform(0.9, 1.0)
+        left, top = _within(rng, cell % 3, width), _within(rng, cell // 3, height)
         entities.append(Entity("thing", (left, top, left + width, top + height), colour, noun, size=size, angle=rng.uniform(-8, 8)))
     return entities
 
 
+def _snap(at: float) -> float:
+    """Things and texts stand at multiples of 4 px: a tower this small can't learn every shift of every letter."""
+    return 4.0 * round(at / 4)
+
+
+def _within(rng: random.Random, third: int, extent: float) -> float:
+    """Where something of this extent begins, its middle in the given third of the picture."""
+    middle = _snap(third * SIDE / 3 + rng.uniform(0, SIDE / 3 - extent) + extent / 2)
+    return min(max(middle - extent / 2, 0.0), SIDE - extent)
+
+
 def _sign(rng: random.Random) -> list[Entity]:
     word, number = rng.choice(SHOPS), rng.choice(NUMBERS) if rng.random() < 0.7 else ""
-    scale = min(rng.uniform(1.5, 2.1), 104 / (6 * len(word)))
+    scale = rng.choice((1.5, 2.0))
     width, height = 6 * len(word) * scale + 12, (7 * scale + 6) * (2 if number else 1) + 8
     row = rng.randrange(3)
-    left = rng.uniform(2, SIDE - width - 2)
+    left = _snap(rng.uniform(4, SIDE - width - 4))
     low, high = row * SIDE / 3, (row + 1) * SIDE / 3
     middle = min(max(rng.uniform(low + 4, high - 4), height / 2 + 3), SIDE - height / 2 - 3)
-    top = middle - height / 2
+    top = _snap(middle - height / 2)
     sign = Entity(
-        "sign", (left, top, left + width, top + height), rng.choice(list(COLOURS)), word=word, number=number, angle=rng.uniform(-7, 7)
+        "sign", (left, top, left + width, top + height), rng.choice(list(COLOURS)), word=word, number=number, angle=rng.uniform(-4, 4)
     )
     free = [cell for cell in range(9) if (cell // 3 + 1) * SIDE / 3 <= top - 3 or cell // 3 * SIDE / 3 >= top + height + 3]
     cells = sorted(rng.sample(free, min(len(free), rng.randrange(3))))
@@ -106,13 +116,14 @@ def _sign(rng: random.Random) -> list[Entity]:
 def _page(rng: random.Random) -> list[Entity]:
     count = rng.choice((3, 4))
     keys = rng.sample(list(KEYS), count)
-    left, top, pitch = rng.uniform(6, 14), rng.uniform(8, 14), rng.uniform(25, 28) if count == 4 else rng.uniform(27, 36)
-    scale = rng.uniform(1.15, 1.5)
+    left, top, pitch = rng.choice((4, 8, 12)), rng.choice((8, 12)), rng.choice((24, 28) if count == 4 else (28, 32, 36))
+    scale = rng.choice((1.25, 1.5))
     lines = []
     for index, key in enumerate(keys):
         words = KEYS[key]
         value = rng.choice(words) if words else rng.choice(NUMBERS)
-        fit = min(scale, (SIDE - 5 - left) / (6 * (len(key) + 2 + len(value))))
+        room = (SIDE - 4 - left) / (PITCH * (len(key) + 2 + len(value)))
+        fit = max(size for size in (1.0, 1.25, 1.5) if size <= min(scale, max(room, 1.0)))
         y = top + index * pitch
         box = (left, y, left + 6 * fit * (len(key) + 2 + len(value)), y + 7 * fit)
         lines.append(Entity("line", box, key=key, word=value if words else "", number="" if words else value))
@@ -183,7 +194,9 @@ def patch_owner(scene: Scene) -> list[int]:
         for x in range(0, SIDE, PATCH):
             covered = [_overlap(entity.box, (x, y, x + PATCH, y + PATCH)) for entity in scene.entities]
             best = max(range(len(covered)), key=covered.__getitem__, default=-1)
-            owners.append(best if best >= 0 and covered[best] >= 0.15 * PATCH * PATCH else -1)
+            # A letter shows in a small part of a patch; the edge of a thing's box may show nothing of it.
+            least = 0.15 if scene.entities[best].kind == "thing" else 0.05
+            owners.append(best if covered[best] >= least * PATCH * PATCH else -1)
     return owners
 
 

@@ -9,6 +9,10 @@ from .vocabulary import COLOURS, COLUMNS, DAYS, KEYS, KIND_OF, KINDS, MONTHS, MO
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
+# The forms that lmms-eval's tasks use beside LLaVA's own; a model this small must have met them.
+WORD = "\nAnswer the question with a single word."
+LETTER_OF_OPTIONS = LETTER[:-1]
+CHARACTER = "\nAnswer the question using a single character from the given options."
 CAPTION = "Provide a one-sentence caption for the provided image."
 BOX = "Please provide the bounding box coordinate of the region this sentence describes: "
 BOX_FORMAT = (
@@ -184,7 +188,7 @@ _CLAIMS: dict[str, tuple[str, Claim]] = {
 }
 
 
-def _article(word: str) -> str:
+def article(word: str) -> str:
     return "an" if word == "orange" else "a"
 
 
@@ -192,11 +196,11 @@ def phrase(entity: Entity, rng: random.Random) -> str:
     """A marked noun phrase for one thing or sign."""
     if entity.kind == "sign":
         number = f" and the number {{{entity.number}}}" if entity.number and rng.random() < 0.7 else ""
-        return f"{_article(entity.colour)} {{{entity.colour}}} sign with the word {{{entity.word}}}{number}"
+        return f"{article(entity.colour)} {{{entity.colour}}} sign with the word {{{entity.word}}}{number}"
     size = f"{{{entity.size}}} " if rng.random() < 0.4 else ""
-    article = _article("" if size else entity.colour)
+    lead = article("" if size else entity.colour)
     place = f" at the {_place(entity)}" if rng.random() < 0.4 else ""
-    return f"{article} {size}{{{entity.colour}}} {{{entity.noun}}}{place}"
+    return f"{lead} {size}{{{entity.colour}}} {{{entity.noun}}}{place}"
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
@@ -245,7 +249,7 @@ def invented(scene: Scene, rng: random.Random) -> str:
     """A phrase for something that is not in the picture."""
     noun = rng.choice([noun for noun in NOUNS if noun not in {thing.noun for thing in scene.of("thing")}])
     colour = rng.choice(list(COLOURS))
-    return f"There is also {_article(colour)} <{colour}> <{noun}> nearby."
+    return f"There is also {article(colour)} <{colour}> <{noun}> nearby."
 
 
 def description(scene: Scene, rng: random.Random, invent: float = 0.3) -> str:
@@ -263,6 +267,11 @@ def referring(scene: Scene, entity: Entity, rng: random.Random) -> str:
     if entity.kind == "sign":
         return rng.choice((f"the {entity.colour} sign", f"the sign with the word {entity.word}", "the sign"))
     return rng.choice((f"the {entity.colour} {entity.noun}", f"the {entity.noun}", f"the {entity.noun} at the {_plain_place(entity)}"))
+
+
+def ocr_tokens(sign: Entity, rng: random.Random) -> list[str]:
+    """What a text recogniser finds on a sign: each word with a chance of two in three."""
+    return [word for word in (sign.word, sign.number) if word and rng.random() < 2 / 3]
 
 
 def with_options(question: Question, rng: random.Random) -> tuple[Question, tuple[str, ...]]:
