@@ -139,6 +139,7 @@ def _add_doctor(added: "_Commands[_Parser]") -> None:
         help="is everything here that is needed?",
         description="Check this machine and say what to type where something is missing.",
     )
+    parser.add_argument("--cal", metavar="MODEL", help="instead check what CAL does on a model: a folder, or a name on the hub")
     parser.set_defaults(command=commands.doctor)
 
 

@@ -109,11 +109,18 @@ def table(arguments: Namespace) -> int:
 
 
 def doctor(arguments: Namespace) -> int:
-    """Look at this machine; 1 where something is missing."""
-    from cal_bench.doctor import examine, report
+    """Look at this machine, or at what CAL means on a model; 1 where something is missing or wrong."""
+    from cal_bench.doctor import Finding, examine, report
 
-    findings = examine(Path("results"))
-    print(report(findings))
+    if arguments.cal is None:
+        findings = examine(Path("results"))
+        print(report(findings))
+    else:
+        with _working():
+            from cal_bench.trainer_plugin.selftest import selftest_of
+
+            findings = [Finding(check.name, check.found, check.remedy) for check in selftest_of(arguments.cal)]
+        print(report(findings, ask="do"))
     return FAILED if any(finding.remedy for finding in findings) else DONE
 
 

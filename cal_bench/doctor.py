@@ -30,14 +30,14 @@ def examine(folder: Path) -> list[Finding]:
     return [finding for look in looks for finding in look()]
 
 
-def report(findings: list[Finding]) -> str:
-    """The findings as lines of text."""
+def report(findings: list[Finding], ask: str = "type") -> str:
+    """The findings as lines of text; `ask` says what a remedy is."""
     width = max(len(finding.subject) for finding in findings)
     lines = []
     for finding in findings:
         lines.append(f"{'!!' if finding.remedy else 'ok'}  {finding.subject:<{width}}  {finding.state}")
         if finding.remedy:
-            lines.append(f"{'':{width + 4}}  type: {finding.remedy}")
+            lines.append(f"{'':{width + 4}}  {ask}: {finding.remedy}")
     return "\n".join(lines)
 
 

@@ -1,40 +1,36 @@
-"""The same batch without its images, and all knowledge of model families.
+"""The same batch without its images, for any family whose image features stand among the tokens of the text.
 
 B rows of S positions; R of the rows hold an image; W positions are left of the longest of them; H hidden size.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers.masking_utils import create_masks_for_generate
 
 from .config import CALError
+from .families import CROSS_ATTENTION, MASKED_LAYERS, PER_TOKEN, check_family, only_drop, placeholders, score_transform, window
 
-# Model types whose language model attends to image tokens in the same sequence, so that leaving them out and hiding them
-# are the same, and whose decoder takes embeddings, a 2-D mask and positions.
-FAMILIES = ("llava", "llava_next")
+__all__ = ["BlindPass", "Passes", "both_passes", "check_family", "score_transform"]
+
 # What a caller may pass that the two passes decide themselves.
 NOT_FOR_THE_BASE = ("labels", "logits_to_keep", "use_cache", "return_dict")
-
-
-def check_family(model: nn.Module) -> None:
-    """Refuse a model whose image-free pass is not known to be right."""
-    family = model.config.model_type
-    if family not in FAMILIES:
-        raise CALError(f"CAL does not know the model family {family!r}; it knows {', '.join(FAMILIES)}")
+# A decoder's mask: one for all layers, or one per kind of layer.
+Mask: TypeAlias = Tensor | dict[str, Tensor | None] | None
 
 
 @dataclass
 class DecoderCall:
     """What the language model was called with in the pass that sees the image."""
 
-    embeddings: Tensor | None = None  # [B, S, H]
-    mask: Tensor | None = None  # [B, S]
-    positions: Tensor | None = None  # [B or 1, S]
+    tokens: dict[str, Tensor] = field(default_factory=dict)  # PER_TOKEN arguments, [B, S, ...]
+    mask: Mask = None  # each [B, S], or [B, 1, S, S] where the base model built it
+    positions: Tensor | None = None  # [B or 1, S], or [3 or 4, B or 1, S] where they have several axes
 
 
 @contextmanager
@@ -43,7 +39,7 @@ def recorded(decoder: nn.Module) -> Iterator[DecoderCall]:
     call = DecoderCall()
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call.embeddings = kwargs["inputs_embeds"]
+        call.tokens = {name: kwargs[name] for name in PER_TOKEN if kwargs.get(name) is not None}
         call.mask = kwargs.get("attention_mask")
         call.positions = kwargs.get("position_ids")
 
@@ -80,63 +76,165 @@ class Passes:
 
 
 def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str) -> Passes:
-    """Read a batch twice; image features are computed once, and gradients flow through the first reading alone."""
+    """Read a batch twice; image features are computed once, and gradients flow through the first reading alone.
+
+    Raises CALError for a batch or a contrast that the model can't be given.
+    """
     if inputs.get("input_ids") is None:
         raise CALError("CAL needs input_ids, to see which tokens are the image")
-    image = inputs["input_ids"] == model.config.image_token_id
-    arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
     decoder = model.get_decoder()
+    if contrast == "mask" and (kinds := only_drop(decoder)):
+        raise CALError(
+            f"contrast='mask' is not defined for {model.config.model_type!r}: hidden tokens still move its layers of kind"
+            f" {', '.join(kinds)}; use contrast='drop'"
+        )
+    image = placeholders(model.config, inputs["input_ids"])
+    mask = _padding(inputs.get("attention_mask"), image)
+    arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
     with recorded(decoder) as call:
         hidden = model.base_model(**arguments, use_cache=False)[0]
-    return Passes(hidden, image, image.any(dim=1), blind_pass(decoder, call, image, contrast))
+    _check_call(call, image)
+    hide = torch.zeros_like(image) if model.config.model_type in CROSS_ATTENTION else image
+    rows = _rows_to_read(image)
+    blind = None if rows is None else _blind_pass(decoder, _Rows(call, mask, hide, rows), contrast)
+    return Passes(hidden, image, image.any(dim=1), blind)
 
 
-def blind_pass(decoder: nn.Module, call: DecoderCall, image: Tensor, contrast: str) -> BlindPass | None:
-    """Run the decoder on the rows that hold an image, without it; image is [B, S] bool. None if there is nothing to run."""
+def _padding(mask: Tensor | None, image: Tensor) -> Tensor:
+    """[B, S] bool: what is no padding."""
+    if mask is None:
+        return torch.ones_like(image)
+    if mask.shape != image.shape:
+        raise CALError(f"attention_mask has shape {tuple(mask.shape)}, but CAL needs [batch, length] = {tuple(image.shape)}")
+    return mask.bool()
+
+
+def _check_call(call: DecoderCall, image: Tensor) -> None:
+    if not call.tokens:
+        raise CALError("the language model was not called; is this forward a vision-language model's own?")
+    shape = next(iter(call.tokens.values())).shape[:2]
+    if shape != image.shape:
+        raise CALError(
+            f"the language model read {tuple(shape)} tokens for input_ids of {tuple(image.shape)}; CAL needs one per placeholder,"
+            " so let the processor write as many as there are image features"
+        )
+
+
+def _rows_to_read(image: Tensor) -> Tensor | None:
     rows = image.any(dim=1).nonzero()[:, 0]
     if len(rows) == 0:
-        if not dist.is_initialized():
+        # Sharded models communicate in every forward: all processes run the pass, or none.
+        return rows.new_zeros(1) if dist.is_initialized() else None
+    return rows
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The image-bearing rows of a call: what the image-free pass is made of."""
+
+    call: DecoderCall
+    padding: Tensor  # [B, S] bool: what is no padding
+    hide: Tensor  # [B, S] bool: what the pass must not see
+    rows: Tensor  # [R]
+
+    def tokens(self) -> dict[str, Tensor]:
+        """[R, S, ...] each."""
+        return {name: values[self.rows].detach() for name, values in self.call.tokens.items()}
+
+    def positions(self) -> Tensor:
+        """[R, S], or [axes, R, S]."""
+        found = self.call.positions
+        if found is None:
+            found = torch.arange(self.padding.shape[1], device=self.padding.device)[None]
+        return found.expand(*found.shape[:-2], *self.padding.shape)[..., self.rows, :]
+
+    def keep(self) -> Tensor:
+        """[R, S] bool: what the pass sees."""
+        return (self.padding & ~self.hide)[self.rows]
+
+    def built_mask(self) -> Mask:
+        """The mask that the base model built, for these rows; None where it left that to the decoder."""
+        if not _is_built(self.call.mask):
             return None
-        rows = rows.new_zeros(1)  # sharded models communicate in every forward: all processes run the pass, or none
-    embeddings, mask, positions = _complete(call)
-    embeddings, mask, positions, hidden_from = embeddings[rows].detach(), mask[rows], positions[rows], image[rows]
-    keep = mask & ~hidden_from
+        return _each_square(self.call.mask, lambda mask: mask if len(mask) == 1 else mask[self.rows])
+
+    def window_mask(self, decoder: nn.Module) -> Mask:
+        """The mask of a decoder whose layers see less than a row, drawn where the tokens stood; None where all see everything.
+
+        A window counts tokens: without the image the text would see further back. Flash attention draws its window itself, from
+        the tokens it is given, so that there is nothing to draw for it.
+        """
+        limit = window(decoder.config)
+        if limit is None or limit >= self.padding.shape[1]:
+            return None
+        mask = create_masks_for_generate(decoder.config, self.call.tokens["inputs_embeds"][self.rows], self.padding[self.rows], None)
+        return mask if _is_built(mask) else None
+
+
+def _blind_pass(decoder: nn.Module, given: _Rows, contrast: str) -> BlindPass:
+    keep, tokens, positions, mask = given.keep(), given.tokens(), given.positions(), given.built_mask()
     if contrast == "drop":
         # Left-aligned: order lists the kept positions first, each group in its original order.
         order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)[:, : max(int(keep.sum(dim=1).max()), 1)]
-        embeddings = embeddings.gather(1, order[..., None].expand(-1, -1, embeddings.shape[-1]))
-        positions, seen = positions.gather(1, order), keep.gather(1, order)
-        predictor = keep.cumsum(dim=1) - 1
+        mask = _each_square(given.window_mask(decoder) if mask is None else mask, lambda square: _gather_square(square, order))
+        tokens = {name: values[torch.arange(len(order))[:, None], order] for name, values in tokens.items()}
+        positions = positions.gather(-1, order.expand(*positions.shape[:-1], -1))
+        seen, predictor = keep.gather(1, order), keep.cumsum(dim=1) - 1
     else:
-        seen = keep
-        predictor = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
-    index = torch.full((len(image),), -1, device=image.device).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
-    return BlindPass(_run(decoder, embeddings, seen, positions), index, predictor)
+        seen, predictor = keep, torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
+    index = torch.full((len(given.hide),), -1, device=keep.device)
+    index = index.index_copy(0, given.rows, torch.arange(len(given.rows), device=keep.device))
+    return BlindPass(_run(decoder, tokens, _visible(mask, seen), positions), index, predictor)
 
 
-def _complete(call: DecoderCall) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings, bool mask and positions of the call, with the defaults of the decoder written out."""
-    if call.embeddings is None:
-        raise CALError("the language model was not called; is this forward a vision-language model's own?")
-    rows, length = call.embeddings.shape[:2]
-    device = call.embeddings.device
-    mask = torch.ones(rows, length, dtype=torch.bool, device=device) if call.mask is None else call.mask.bool()
-    if mask.shape != (rows, length):
-        raise CALError(f"attention_mask has shape {tuple(mask.shape)}, but CAL needs [batch, length] = {(rows, length)}")
-    positions = torch.arange(length, device=device)[None] if call.positions is None else call.positions
-    return call.embeddings, mask, positions.expand(rows, length)
-
-
-def _run(decoder: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    devices = [embeddings.device] if embeddings.is_cuda else []
+def _run(decoder: nn.Module, tokens: dict[str, Tensor], mask: Mask, positions: Tensor) -> Tensor:
+    devices = [positions.device] if positions.is_cuda else []
     # The fork keeps the dropout stream as it is without CAL, so that two arms with one seed draw the same.
-    # The mask is explicit even where nothing is masked: without one, gaps in the positions are taken for packed sequences.
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        output = decoder(inputs_embeds=embeddings, attention_mask=mask.long(), position_ids=positions, use_cache=False)
+        output = decoder(**tokens, attention_mask=mask, position_ids=positions, use_cache=False)
     hidden: Tensor = output[0]
     return hidden
 
 
-def score_transform(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """What the model does with its head's logits afterwards, element by element; None where nothing."""
-    return None
+def _is_built(mask: Mask) -> bool:
+    """Whether a mask says for each pair of tokens who sees whom; else the decoder finds out from a [B, S] one."""
+    masks = mask.values() if isinstance(mask, dict) else [mask]
+    return any(isinstance(square, Tensor) and square.dim() == 4 for square in masks)
+
+
+def _each_square(mask: Mask, change: Callable[[Tensor], Tensor]) -> Mask:
+    """Change what is [R, 1, S, S], leave the rest."""
+    if isinstance(mask, dict):
+        return {kind: change(entry) if _is_built(entry) else entry for kind, entry in mask.items()}
+    return change(mask) if _is_built(mask) else mask
+
+
+def _gather_square(square: Tensor, order: Tensor) -> Tensor:
+    """[R or 1, 1, S, S] to [R, 1, W, W], for tokens in the order [R, W]."""
+    rows = torch.arange(len(order), device=order.device)[:, None, None]
+    return square.expand(len(order), -1, -1, -1)[rows, 0, order[:, :, None], order[:, None, :]][:, None]
+
+
+def _visible(mask: Mask, seen: Tensor) -> Mask:
+    """The mask without what is not seen; seen is [R, W] bool.
+
+    Never None, even where everything is seen: without a mask, gaps in the positions are taken for packed sequences.
+    """
+    if mask is None:
+        return seen.long()
+    if isinstance(mask, dict):
+        return {kind: _entry(kind, entry, seen) for kind, entry in mask.items()}
+    return _hidden(mask, seen)
+
+
+def _entry(kind: str, mask: Tensor | None, seen: Tensor) -> Tensor:
+    if mask is None and kind in MASKED_LAYERS:
+        # Left out where it is plainly causal, for a faster kernel.
+        mask = torch.ones(1, 1, seen.shape[1], seen.shape[1], dtype=torch.bool, device=seen.device).tril()
+    return seen.long() if mask is None or mask.dim() == 2 else _hidden(mask, seen)
+
+
+def _hidden(square: Tensor, seen: Tensor) -> Tensor:
+    if square.dtype == torch.bool:
+        return square & seen[:, None, None, :]
+    return square.masked_fill(~seen[:, None, None, :], torch.finfo(square.dtype).min)

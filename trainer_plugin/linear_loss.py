@@ -48,7 +48,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (shares * nll).sum(), nll
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, above: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_weight, d_bias = (None if slope is None else slope * above for slope in ctx.saved_tensors)
         weight_dtype, bias_dtype = ctx.dtypes

@@ -140,7 +140,6 @@ class Gap:
     blind: BlindPass | None
     targets: Tensor  # [B, T-1]
 
-    @torch.no_grad()
     def at(self, where: Tensor, head: Head, signal: str) -> Tensor:
         """Deltas [B, T-1]; zero outside `where`, in text-only rows, and where no token is left to predict from.
 
@@ -152,5 +151,6 @@ class Gap:
         rows, positions = (where & (self.blind.index >= 0)[:, None]).nonzero(as_tuple=True)
         unseeing, exists = self.blind.at(rows, positions)
         targets = self.targets[rows, positions]
-        gap = head.scores(self.hidden[rows, positions], targets, signal) - head.scores(unseeing, targets, signal)
+        with torch.no_grad():
+            gap = head.scores(self.hidden[rows, positions], targets, signal) - head.scores(unseeing, targets, signal)
         return deltas.index_put((rows, positions), gap.where(exists, 0.0))

@@ -33,10 +33,10 @@ def train_projector(reader: Reader, steps: int, rate: float = 2e-3) -> nn.Sequen
     return projector
 
 
-@torch.no_grad()
 def _begin_as_a_rotation(projector: nn.Sequential, rotation: Tensor) -> None:
     """Small inputs, where GELU is nearly linear: from a random beginning the same steps get half as far."""
-    projector[0].weight.copy_(0.15 * rotation.T)
-    projector[2].weight.copy_(0.9 * torch.eye(WORD_WIDTH))
-    for layer in (projector[0], projector[2]):
-        layer.bias.zero_()
+    with torch.no_grad():
+        projector[0].weight.copy_(0.15 * rotation.T)
+        projector[2].weight.copy_(0.9 * torch.eye(WORD_WIDTH))
+        for layer in (projector[0], projector[2]):
+            layer.bias.zero_()
