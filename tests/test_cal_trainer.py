@@ -1,18 +1,21 @@
 """CALTrainer against the stock Trainer: with equal bounds nothing may differ, and with CAL the logs say what it did."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 import cal_bench.trainer_plugin as cal
-from cal_bench.trainer_plugin import CALConfig, CALError, CALTrainer
+from cal_bench.trainer_plugin import CALConfig, CALError, CALMixin, CALTrainer
 from tests.test_cal_model import batch
 from tests.tiny import IMAGE_ID, assert_same_gradients, tiny_model
 
@@ -32,11 +35,11 @@ class Gradients(TrainerCallback):
 
 
 def rows(count: int = 12) -> list[dict[str, torch.Tensor]]:
-    """Rows with different numbers of labels; every third is text alone."""
+    """Rows with two to six labels; every third is text alone."""
     found = []
     for number in range(count):
-        row = {name: value[0] for name, value in batch(int(number % 3 != 2), int(number % 3 == 2), seed=number).items()}
-        row["labels"][: 9 + number % 3] = -100
+        row = {name: value[0] for name, value in batch(int(number % 3 != 2), int(number % 3 == 2), 16, number).items()}
+        row["labels"][: 9 + number % 5] = -100
         found.append(row)
     return found
 
@@ -148,6 +151,80 @@ def test_labels_on_image_placeholders_are_not_counted(tmp_path: Path) -> None:
     assert_same_steps(train(make, tmp_path, tiny_model(), **settings), train(with_cal(STRONG), tmp_path, tiny_model(), **settings))
 
 
+@pytest.mark.parametrize(
+    "make", [with_cal(EQUAL), lambda model, **arguments: _patched(model, EQUAL, **arguments)], ids=["trainer", "patch"]
+)
+def test_a_model_that_takes_no_count_follows_the_stock_rule_too(tmp_path: Path, make: Callable[..., Trainer]) -> None:
+    # Qwen2.5-VL and Qwen3-VL: the stock loss is the mean of the means of the micro-batches.
+    def uncounted() -> Any:
+        model = tiny_model()
+        model.accepts_loss_kwargs = False
+        return model
+
+    settings = {"gradient_accumulation_steps": 3, "max_steps": 1}
+    stock = train(Trainer, tmp_path, uncounted(), **settings)
+    assert_same_steps(train(make, tmp_path, uncounted(), **settings), stock)
+    counted = train(Trainer, tmp_path, tiny_model(), **settings)
+    assert counted[1][0]["loss"] != pytest.approx(stock[1][0]["loss"], rel=1e-4)
+
+
+def _patched(model: Any, config: CALConfig, **arguments: Any) -> Trainer:
+    cal.apply(model, config)
+    return Trainer(model=model, **arguments)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_changes_nothing(tmp_path: Path, reentrant: bool) -> None:
+    settings = {"gradient_accumulation_steps": 2, "max_steps": 1}
+    plain = train(with_cal(STRONG), tmp_path, tiny_model(dropout=0.3), **settings)
+    settings |= {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    found = train(with_cal(STRONG), tmp_path, tiny_model(dropout=0.3), **settings)
+    assert found[2].model.get_decoder().gradient_checkpointing
+    assert_same_steps(found, plain)
+
+
+def test_compiled_decoder_layers_change_nothing() -> None:
+    steps = []
+    for compiled in (False, True):
+        model = tiny_model().double().train()
+        cal.apply(model, STRONG)
+        layers = [layer.compile(backend="eager", dynamic=True) for layer in model.get_decoder().layers if compiled]
+        assert len(layers) == 2 * compiled
+        model(**collate(rows(2))).loss.backward()
+        steps.append({name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None})
+    assert_same_gradients(steps[1], steps[0])
+
+
+def test_a_plain_loop_with_accumulation_is_the_stock_trainer(tmp_path: Path) -> None:
+    steps, logs, trainer = train(Trainer, tmp_path, tiny_model(), gradient_accumulation_steps=3, max_steps=1)
+    model = tiny_model().double().train()
+    cal.apply(model, EQUAL)
+    parts = [collate(part) for part in _parts(trainer)]
+    labels = sum((part["labels"][:, 1:] != -100).sum() for part in parts)
+    losses = [model(**part, num_items_in_batch=labels).loss for part in parts]
+    torch.stack(losses).sum().backward()
+    assert sum(losses).item() == pytest.approx(logs[0]["loss"], rel=1e-6)
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert_same_gradients(found, steps[0])
+
+
+def test_a_trained_model_saves_loads_copies_and_generates(tmp_path: Path) -> None:
+    _, _, trainer = train(with_cal(CALConfig()), tmp_path, tiny_model())
+    trainer.save_model(str(tmp_path / "end"))
+    inputs = collate(rows(2))
+    prompt = {name: inputs[name] for name in ("input_ids", "attention_mask")} | {"pixel_values": inputs["pixel_values"].double()}
+    trained = trainer.model.eval()
+    expected = trained.generate(**prompt, max_new_tokens=3)
+    assert type(trained).from_pretrained(tmp_path / "end").double().eval().generate(**prompt, max_new_tokens=3).equal(expected)
+    twin = copy.deepcopy(trained)
+    assert twin.generate(**prompt, max_new_tokens=3).equal(expected)
+    # Both still train with CAL, each on its own weights.
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert twin.train()(**inputs).loss.item() == pytest.approx(torch.tensor(264.0).log().item())
+    assert trained.train()(**inputs).loss.item() != pytest.approx(torch.tensor(264.0).log().item())
+
+
 def test_logs_and_report_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[dict[str, float]] = []
 
@@ -176,6 +253,16 @@ def test_evaluation_loss_is_cross_entropy(tmp_path: Path) -> None:
     trainer = CALTrainer(model=tiny_model(), args=arguments(tmp_path), eval_dataset=rows(4), data_collator=collate, cal=STRONG)
     stock = Trainer(model=tiny_model(), args=arguments(tmp_path), eval_dataset=rows(4), data_collator=collate)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(stock.evaluate()["eval_loss"], rel=1e-6)
+
+
+def test_evaluation_neither_scores_nor_counts_labels_on_placeholders(tmp_path: Path) -> None:
+    def spoilt(features: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        together = collate(features)
+        return together | {"labels": together["labels"].where(together["input_ids"] != IMAGE_ID, IMAGE_ID)}
+
+    shared = {"args": arguments(tmp_path), "eval_dataset": rows(4), "cal": STRONG}
+    clean, spoiling = (CALTrainer(model=tiny_model(), data_collator=way, **shared) for way in (collate, spoilt))
+    assert spoiling.evaluate()["eval_loss"] == pytest.approx(clean.evaluate()["eval_loss"], rel=1e-6)
 
 
 def test_a_checkpoint_resumes_to_the_same_end(tmp_path: Path) -> None:
@@ -217,3 +304,30 @@ def test_several_devices_in_one_process_and_fused_kernels_are_refused(tmp_path: 
     fused.use_liger_kernel = True
     with pytest.raises(CALError, match="use_liger_kernel"):
         CALTrainer(model=tiny_model(), args=fused, train_dataset=rows(), data_collator=collate)
+    fused.liger_kernel_config = {"fused_linear_cross_entropy": False, "rms_norm": True}
+    CALTrainer(model=tiny_model(), args=fused, train_dataset=rows(), data_collator=collate)
+
+
+@pytest.mark.parametrize("enabled", ["cp_enabled", "sp_enabled"])
+def test_parallelism_over_the_sequence_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enabled: str) -> None:
+    # A real one needs several processes.
+    parallel = SimpleNamespace(**({"cp_enabled": False, "sp_enabled": False, "sp_backend": "none", "tp_size": 1} | {enabled: True}))
+
+    class Parallel(Trainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            monkeypatch.setattr(Accelerator, "parallelism_config", parallel)
+
+    class CALParallel(CALMixin, Parallel):
+        pass
+
+    with pytest.raises(CALError, match="sequence parallelism"):
+        CALParallel(model=tiny_model(), args=arguments(tmp_path), train_dataset=rows(), data_collator=collate)
+
+
+def test_a_forward_that_is_replaced_after_the_trainer_is_made_is_noticed(tmp_path: Path) -> None:
+    trainer = CALTrainer(model=tiny_model(), args=arguments(tmp_path), train_dataset=rows(), data_collator=collate)
+    # As libraries of fused kernels do.
+    trainer.model.forward = MethodType(type(trainer.model).forward, trainer.model)
+    with pytest.raises(CALError, match="trained without CAL"):
+        trainer.train()

@@ -1,7 +1,7 @@
 """CAL, contrastive alignment: every label token is weighted by how much its score owes to the image.
 
 `handle = cal.apply(model, cal.CALConfig())` makes `model(**batch).loss` the CAL loss in train mode, under any trainer;
-`cal.CALTrainer(model, args, train_dataset=…, cal=cal.CALConfig())` also logs what the weights did.
+`cal.CALTrainer(model, args, train_dataset=…, cal=cal.CALConfig())` also logs what the weights did; `cal.CALSFTTrainer` is TRL's.
 """
 
 if __name__ == "trainer_plugin":
@@ -15,8 +15,10 @@ from .config import CALConfig, CALError
 if TYPE_CHECKING:
     from .data import CHAT_TEMPLATES, TEMPLATES, Collator, ConversationDataset, DataOptions
     from .patch import Handle, apply
+    from .sft import CALSFTTrainer as CALSFTTrainer
     from .trainer import CALMixin, CALTrainer
 
+# Without CALSFTTrainer, because `import *` must work where TRL is not installed.
 __all__ = [
     "CHAT_TEMPLATES",
     "TEMPLATES",
@@ -41,6 +43,7 @@ _HOME = {
     "ConversationDataset": "data",
     "DataOptions": "data",
     "CALMixin": "trainer",
+    "CALSFTTrainer": "sft",
     "CALTrainer": "trainer",
 }
 

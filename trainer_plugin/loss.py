@@ -107,7 +107,9 @@ def call_head(model: nn.Module, hidden: Tensor, work: Callable[[Head, Tensor], M
     module = model.get_output_embeddings()
     found: list[Measured] = []
     own = module.forward
-    head = Head(own, score_transform(model), module if type(module) is nn.Linear else None)
+    # Sharding makes a subclass of the layer, quantisation too; only the latter brings a forward of its own.
+    linear = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    head = Head(own, score_transform(model), module if linear else None)
 
     def forward(rows: Tensor) -> Tensor:
         found.append(work(head, rows))

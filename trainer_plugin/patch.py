@@ -12,6 +12,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -74,7 +75,11 @@ class Handle:
 
 
 def apply(model: nn.Module, config: CALConfig | None = None) -> Handle:
-    """Patch `model.forward` in place: in train mode with labels its loss is CAL's, elsewhere nothing changes."""
+    """Patch `model.forward` in place: in train mode with labels its loss is CAL's, elsewhere nothing changes.
+
+    The model may be wrapped by PEFT; what is patched is the one inside, whose forward has the images.
+    """
+    model = unwrapped(model)
     if isinstance(model, nn.DataParallel):
         raise CALError("CAL does not run under nn.DataParallel; use one process per device (accelerate launch, torchrun)")
     if HANDLE in model.__dict__:
@@ -88,6 +93,11 @@ def apply(model: nn.Module, config: CALConfig | None = None) -> Handle:
     # A bound method, because deepcopy binds it to the copy; the state lies on the model for the same reason.
     model.forward = MethodType(patched, model)
     return handle
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model whose forward has the images: PEFT puts itself around it."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def _patched(model_type: type[nn.Module]) -> Callable[..., Any]:

@@ -1,7 +1,8 @@
 """A trainer with one loss changed. `CALMixin` goes in front of any trainer class that ends in transformers' Trainer."""
 
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from .config import CALConfig, CALError
+from .families import placeholders
 from .loss import without_image_labels
-from .patch import apply
+from .patch import Handle, apply
 
 if TYPE_CHECKING:
     from transformers import Trainer as Stock
@@ -28,12 +30,16 @@ class CALMixin(Stock):
     def __init__(self, *args: Any, cal: CALConfig | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _check_arguments(self)
-        self.cal = apply(self.model, cal)
+        _warn_of_adapter_dropout(self.model)
+        self.cal = self._apply_cal(cal)
         # The stock rule fits the modes that count tokens; the others give a mean, to be divided by the accumulation steps.
         self._counts_tokens = self.cal.config.normalize in ("tokens", "global")
         if not self._counts_tokens:
             self.loss_is_scaled_for_ga = False
         self._paced: tuple[int, float] | None = None
+
+    def _apply_cal(self, config: CALConfig | None) -> Handle:
+        return apply(self.model, config)
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: list[str] | None = None
@@ -57,16 +63,27 @@ class CALMixin(Stock):
         step = self.state.global_step + 1
         self.cal.measure_logp = step % max(self.state.logging_steps, 1) == 0 or step == self.state.max_steps
         items = num_items_in_batch if self._counts_tokens or not model.training else None
-        return super().compute_loss(model, inputs, return_outputs, items)
+        loss = super().compute_loss(model, inputs, return_outputs, items)
+        if model.training and self.cal.stats.sums is None:
+            raise CALError(
+                "the model trained without CAL: its forward was replaced after this trainer was made, as libraries of fused kernels do,"
+                " or the batch has no labels; patch the model before the trainer is made, and only its layers, not its forward"
+            )
+        return loss
+
+    def prediction_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
+        """Stock, but labels on image placeholders are gone, from the loss and from the count that it is divided by."""
+        return super().prediction_step(model, self._clean(inputs), *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device) -> Any:
         """Stock, but labels on image placeholders are gone before label tokens are counted."""
-        return super().get_batch_samples(self._cleaned(epoch_iterator), num_batches, device)
+        return super().get_batch_samples(map(self._clean, epoch_iterator), num_batches, device)
 
-    def _cleaned(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        image_token = self.model.config.image_token_id
-        for batch in batches:
-            yield {**batch, "labels": without_image_labels(batch["labels"], batch["input_ids"] == image_token)}
+    def _clean(self, batch: Batch) -> Batch:
+        if batch.get("labels") is None:
+            return batch
+        image = placeholders(self.model.config, batch["input_ids"])
+        return {**batch, "labels": without_image_labels(batch["labels"], image)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Stock, with cal/… and the seconds per step beside every training loss."""
@@ -90,10 +107,30 @@ def _check_arguments(trainer: Any) -> None:
         problems.append("compute_loss_func takes the labels away from the model; leave it out")
     if trainer.args.n_gpu > 1:
         problems.append("nn.DataParallel is not supported; use one process per device (accelerate launch, torchrun)")
-    if trainer.args.use_liger_kernel:
-        problems.append("use_liger_kernel replaces model.forward, and CAL with it; set it to False")
+    # Without the setting, Liger's own default for the model decides, which is to fuse.
+    if trainer.args.use_liger_kernel and (trainer.args.liger_kernel_config or {}).get("fused_linear_cross_entropy") is not False:
+        problems.append(
+            "use_liger_kernel replaces model.forward, and CAL with it; set it to False, or liger_kernel_config to"
+            " {'fused_linear_cross_entropy': False}, which keeps the kernels of the layers"
+        )
+    parallel = trainer.accelerator.parallelism_config
+    if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
+        problems.append(
+            "context and sequence parallelism cut samples into pieces that no longer hold image and answer together;"
+            " set cp_size and sp_size to 1"
+        )
     if problems:
-        raise CALError("CALTrainer can't run with these arguments: " + "; ".join(problems))
+        raise CALError(f"{type(trainer).__name__} can't run with these arguments: " + "; ".join(problems))
+
+
+def _warn_of_adapter_dropout(model: nn.Module) -> None:
+    active = (module.p for name, module in model.named_modules() if ".lora_dropout." in name and isinstance(module, nn.Dropout))
+    if any(probability > 0 for probability in active):
+        warnings.warn(
+            "lora_dropout is above 0: the passes with and without the image draw different masks, so that CAL's weights are partly noise;"
+            " set lora_dropout=0",
+            stacklevel=3,
+        )
 
 
 class CALTrainer(CALMixin, Trainer):
