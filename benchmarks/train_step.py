@@ -18,6 +18,7 @@ Peak memory is that of one process for each way, above the loaded model.
 
 import argparse
 import json
+import math
 import random
 import resource
 import statistics
@@ -113,7 +114,7 @@ def authors(model: Any, batch: Batch) -> Tensor:
     with recorded(decoder) as call:
         logits = model.lm_head(model.model(**inputs)[0]).float()
     with torch.no_grad():
-        hidden = decoder(inputs_embeds=call.embeddings, attention_mask=(batch["attention_mask"].bool() & ~image).long())[0]
+        hidden = decoder(inputs_embeds=call.tokens["inputs_embeds"], attention_mask=(batch["attention_mask"].bool() & ~image).long())[0]
         blind = model.lm_head(hidden).float()
     targets = batch["labels"][:, 1:]
     labelled = targets != IGNORED
@@ -214,7 +215,7 @@ def main() -> None:
     for vocab in shape.vocab:
         tables = seconds(shape, vocab), flops(shape, vocab), peaks(vocab)
         for way in WAYS:
-            cells = [f"{table[way]:.3g} | {table[way] / table['stock']:.3f}" for table in tables]
+            cells = [f"{table[way]:.3g} | {table[way] / table['stock'] if table['stock'] else math.nan:.3f}" for table in tables]
             print(f"| {vocab} | {way} | {' | '.join(cells)} |", flush=True)
 
 
