@@ -32,6 +32,8 @@ class CALConfig:
     contrast   drop: the second pass leaves the image tokens out and keeps all positions. mask: it hides them from attention,
                as the released code does (about a quarter slower).
     signal     logit: raw logits, as the paper. logp: log-probabilities, which a shift common to all logits does not move.
+    pack       the training pass reads several rows of a batch as one, each kept to itself, so that padding costs nothing; the
+               loss is the same. The image-free pass is always read so.
     """
 
     alpha: float = 1.0
@@ -41,6 +43,7 @@ class CALConfig:
     normalize: str = "tokens"
     contrast: str = "drop"
     signal: str = "logit"
+    pack: bool = False
 
     def __post_init__(self) -> None:
         problems = [
@@ -54,6 +57,8 @@ class CALConfig:
             problems.append(f"beta is {self.beta}, but must be positive and at least alpha ({self.alpha}); None sets no bound")
         if self.window < 1 or self.window % 2 == 0:
             problems.append(f"window is {self.window}, but must be an odd number of tokens, 1 or more")
+        if self.pack and self.pooling == "published":
+            problems.append("pack leaves padding out, which the windows of pooling='published' count; set pooling='within_row'")
         if problems:
             raise CALError("; ".join(problems))
 

@@ -3,25 +3,24 @@
 B rows of S positions; R of the rows hold an image; W positions are left of the longest of them; H hidden size.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers.masking_utils import create_masks_for_generate
 
 from .config import CALError
-from .families import CROSS_ATTENTION, MASKED_LAYERS, PER_TOKEN, check_family, only_drop, placeholders, score_transform, window
+from .families import CROSS_ATTENTION, PER_TOKEN, check_family, only_drop, placeholders, score_transform
+from .masks import Mask, is_built, laid_out, restricted, rows_of, windowed
+from .packing import lay_out
 
 __all__ = ["BlindPass", "Passes", "both_passes", "check_family", "score_transform"]
 
 # What a caller may pass that the two passes decide themselves.
 NOT_FOR_THE_BASE = ("labels", "logits_to_keep", "use_cache", "return_dict")
-# A decoder's mask: one for all layers, or one per kind of layer.
-Mask: TypeAlias = Tensor | dict[str, Tensor | None] | None
 
 
 @dataclass
@@ -50,19 +49,59 @@ def recorded(decoder: nn.Module) -> Iterator[DecoderCall]:
         hook.remove()
 
 
+@contextmanager
+def packed(decoder: nn.Module, padding: Tensor) -> Iterator[None]:
+    """The decoder's next call reads several rows as one, each kept to itself, and gives hidden states [B, S, H] as if it had not.
+
+    `padding` is [B, S] bool: what is no padding; hidden states of the rest are zero.
+    """
+    layout = lay_out(padding, decoder)
+
+    def pack(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _check_packable(kwargs)
+        positions = _positions(kwargs.get("position_ids"), padding)
+        mask = kwargs.get("attention_mask")
+        mask = laid_out(mask if is_built(mask) else windowed(module, padding), layout, module)
+        tokens = {name: layout.tokens(kwargs[name]) for name in PER_TOKEN if kwargs.get(name) is not None}
+        return args, {**kwargs, **tokens, "attention_mask": mask, "position_ids": layout.positions(positions)}
+
+    def unpack(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        output["last_hidden_state"] = layout.back(output[0], padding)
+
+    hooks = [decoder.register_forward_pre_hook(pack, with_kwargs=True), decoder.register_forward_hook(unpack)] if layout.shared else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_packable(arguments: dict[str, Any]) -> None:
+    known = {*PER_TOKEN, "attention_mask", "position_ids"}
+    other = [name for name, value in arguments.items() if name not in known and isinstance(value, (Tensor, list, tuple, dict))]
+    if other:
+        raise CALError(f"pack=True is not defined for this model: its language model also gets {', '.join(other)}; set pack=False")
+
+
+def _positions(found: Tensor | None, padding: Tensor) -> Tensor:
+    """[B, S], or [axes, B, S]."""
+    if found is None:
+        found = torch.arange(padding.shape[1], device=padding.device)[None]
+    return found.expand(*found.shape[:-2], *padding.shape)
+
+
 @dataclass(frozen=True)
 class BlindPass:
     """Hidden states of the image-free pass and where to find the predictor of each original position."""
 
-    hidden: Tensor  # [R, W, H]
-    index: Tensor  # [B], row of `hidden`, or -1 for a text-only row
-    predictor: Tensor  # [R, S], position in `hidden` of the last token that is left at or before, or -1
+    hidden: Tensor  # [N, H]
+    index: Tensor  # [B], row of `predictor`, or -1 for a text-only row
+    predictor: Tensor  # [R, S], place in `hidden` of the last token that is left at or before, or -1
 
     def at(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [N, H] for (row, position) pairs, and whether each exists; rows are image-bearing."""
-        index = self.index[rows]
-        column = self.predictor[index, positions]
-        return self.hidden[index, column.clamp(min=0)], column >= 0
+        place = self.predictor[self.index[rows], positions]
+        return self.hidden[place.clamp(min=0)], place >= 0
 
 
 @dataclass(frozen=True)
@@ -75,8 +114,10 @@ class Passes:
     blind: BlindPass | None
 
 
-def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str) -> Passes:
+def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str, pack: bool = False) -> Passes:
     """Read a batch twice; image features are computed once, and gradients flow through the first reading alone.
+
+    With `pack` the first reading spends nothing on padding; the second never does.
 
     Raises CALError for a batch or a contrast that the model can't be given.
     """
@@ -91,7 +132,8 @@ def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str) -> Pass
     image = placeholders(model.config, inputs["input_ids"])
     mask = _padding(inputs.get("attention_mask"), image)
     arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
-    with recorded(decoder) as call:
+    # What is recorded is the call before it is packed.
+    with recorded(decoder) as call, packed(decoder, mask) if pack else nullcontext():
         hidden = model.base_model(**arguments, use_cache=False)[0]
     _check_call(call, image)
     hide = torch.zeros_like(image) if model.config.model_type in CROSS_ATTENTION else image
@@ -143,48 +185,36 @@ class _Rows:
 
     def positions(self) -> Tensor:
         """[R, S], or [axes, R, S]."""
-        found = self.call.positions
-        if found is None:
-            found = torch.arange(self.padding.shape[1], device=self.padding.device)[None]
-        return found.expand(*found.shape[:-2], *self.padding.shape)[..., self.rows, :]
+        return _positions(self.call.positions, self.padding)[..., self.rows, :]
 
     def keep(self) -> Tensor:
         """[R, S] bool: what the pass sees."""
         return (self.padding & ~self.hide)[self.rows]
 
-    def built_mask(self) -> Mask:
+    def built(self) -> Mask:
         """The mask that the base model built, for these rows; None where it left that to the decoder."""
-        if not _is_built(self.call.mask):
-            return None
-        return _each_square(self.call.mask, lambda mask: mask if len(mask) == 1 else mask[self.rows])
+        return rows_of(self.call.mask, self.rows) if is_built(self.call.mask) else None
 
-    def window_mask(self, decoder: nn.Module) -> Mask:
-        """The mask of a decoder whose layers see less than a row, drawn where the tokens stood; None where all see everything.
-
-        A window counts tokens: without the image the text would see further back. Flash attention draws its window itself, from
-        the tokens it is given, so that there is nothing to draw for it.
-        """
-        limit = window(decoder.config)
-        if limit is None or limit >= self.padding.shape[1]:
-            return None
-        mask = create_masks_for_generate(decoder.config, self.call.tokens["inputs_embeds"][self.rows], self.padding[self.rows], None)
-        return mask if _is_built(mask) else None
+    def mask(self, decoder: nn.Module) -> Mask:
+        """The same, or as windows make it; None where every token sees all before it."""
+        if is_built(self.call.mask):
+            return self.built()
+        return windowed(decoder, self.padding[self.rows])
 
 
 def _blind_pass(decoder: nn.Module, given: _Rows, contrast: str) -> BlindPass:
-    keep, tokens, positions, mask = given.keep(), given.tokens(), given.positions(), given.built_mask()
+    keep, tokens, positions = given.keep(), given.tokens(), given.positions()
     if contrast == "drop":
-        # Left-aligned: order lists the kept positions first, each group in its original order.
-        order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)[:, : max(int(keep.sum(dim=1).max()), 1)]
-        mask = _each_square(given.window_mask(decoder) if mask is None else mask, lambda square: _gather_square(square, order))
-        tokens = {name: values[torch.arange(len(order))[:, None], order] for name, values in tokens.items()}
-        positions = positions.gather(-1, order.expand(*positions.shape[:-1], -1))
-        seen, predictor = keep.gather(1, order), keep.cumsum(dim=1) - 1
+        layout = lay_out(keep, decoder)
+        mask = laid_out(given.mask(decoder), layout, decoder)
+        tokens = {name: layout.tokens(values) for name, values in tokens.items()}
+        positions, predictor = layout.positions(positions), layout.place
     else:
-        seen, predictor = keep, torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
+        mask = restricted(given.built(), keep[:, None], keep)
+        predictor = torch.arange(keep.numel(), device=keep.device).view_as(keep)
     index = torch.full((len(given.hide),), -1, device=keep.device)
     index = index.index_copy(0, given.rows, torch.arange(len(given.rows), device=keep.device))
-    return BlindPass(_run(decoder, tokens, _visible(mask, seen), positions), index, predictor)
+    return BlindPass(_run(decoder, tokens, mask, positions).flatten(0, 1), index, predictor)
 
 
 def _run(decoder: nn.Module, tokens: dict[str, Tensor], mask: Mask, positions: Tensor) -> Tensor:
@@ -194,47 +224,3 @@ def _run(decoder: nn.Module, tokens: dict[str, Tensor], mask: Mask, positions: T
         output = decoder(**tokens, attention_mask=mask, position_ids=positions, use_cache=False)
     hidden: Tensor = output[0]
     return hidden
-
-
-def _is_built(mask: Mask) -> bool:
-    """Whether a mask says for each pair of tokens who sees whom; else the decoder finds out from a [B, S] one."""
-    masks = mask.values() if isinstance(mask, dict) else [mask]
-    return any(isinstance(square, Tensor) and square.dim() == 4 for square in masks)
-
-
-def _each_square(mask: Mask, change: Callable[[Tensor], Tensor]) -> Mask:
-    """Change what is [R, 1, S, S], leave the rest."""
-    if isinstance(mask, dict):
-        return {kind: change(entry) if _is_built(entry) else entry for kind, entry in mask.items()}
-    return change(mask) if _is_built(mask) else mask
-
-
-def _gather_square(square: Tensor, order: Tensor) -> Tensor:
-    """[R or 1, 1, S, S] to [R, 1, W, W], for tokens in the order [R, W]."""
-    rows = torch.arange(len(order), device=order.device)[:, None, None]
-    return square.expand(len(order), -1, -1, -1)[rows, 0, order[:, :, None], order[:, None, :]][:, None]
-
-
-def _visible(mask: Mask, seen: Tensor) -> Mask:
-    """The mask without what is not seen; seen is [R, W] bool.
-
-    Never None, even where everything is seen: without a mask, gaps in the positions are taken for packed sequences.
-    """
-    if mask is None:
-        return seen.long()
-    if isinstance(mask, dict):
-        return {kind: _entry(kind, entry, seen) for kind, entry in mask.items()}
-    return _hidden(mask, seen)
-
-
-def _entry(kind: str, mask: Tensor | None, seen: Tensor) -> Tensor:
-    if mask is None and kind in MASKED_LAYERS:
-        # Left out where it is plainly causal, for a faster kernel.
-        mask = torch.ones(1, 1, seen.shape[1], seen.shape[1], dtype=torch.bool, device=seen.device).tril()
-    return seen.long() if mask is None or mask.dim() == 2 else _hidden(mask, seen)
-
-
-def _hidden(square: Tensor, seen: Tensor) -> Tensor:
-    if square.dtype == torch.bool:
-        return square & seen[:, None, None, :]
-    return square.masked_fill(~seen[:, None, None, :], torch.finfo(square.dtype).min)

@@ -40,7 +40,7 @@ def measure(
 
     `items` is the stock trainer's count of label tokens over the accumulated batch (see `loss_shares`).
     """
-    passes = both_passes(model, inputs, config.contrast)
+    passes = both_passes(model, inputs, config.contrast, config.pack)
     shifted = without_image_labels(inputs["labels"], passes.placeholders)[:, 1:]
     labelled = shifted != IGNORED
     # At ignored positions the released code takes the delta of token 0.
