@@ -15,7 +15,7 @@ import yaml
 from cal_bench.errors import UserError, suggest
 from cal_bench.miniworld import WorldSizes
 from cal_bench.tasks import names as benchmark_names
-from cal_bench.train import StageConfig
+from cal_bench.train import Processing, StageConfig
 from cal_bench.trainer_plugin import CALConfig
 
 MINIWORLD = "miniworld"
@@ -38,7 +38,10 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Arms that differ in nothing but CAL: the same base, stages, data order and seed, then the same benchmarks."""
+    """Arms that differ in nothing but CAL: the same base, stages, data order and seed, then the same benchmarks.
+
+    `processing` matters for LLaVA checkpoints of the hub: the original code's pictures and prompts, or transformers' defaults.
+    """
 
     name: str
     model: str
@@ -47,6 +50,7 @@ class StudyConfig:
     evaluate: EvaluateConfig
     seed: int = 0
     world: WorldSizes | None = None
+    processing: Processing = "original"
 
 
 @dataclass
@@ -92,7 +96,7 @@ def dump_study(study: StudyConfig, folder: Path) -> str:
     if study.world is None:
         del raw["world"]
     for stage in raw["stages"].values():
-        del stage["seed"]
+        del stage["seed"], stage["processing"]
     text: str = yaml.safe_dump(_plain(raw), sort_keys=False, allow_unicode=True, width=120)
     return text
 
@@ -134,9 +138,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _read_study(raw: dict[str, Any], problems: _Problems) -> StudyConfig | None:
     _unknown_keys(raw, [known.name for known in dataclasses.fields(StudyConfig)], "", problems)
     seed = _value(int, raw.get("seed", 0), "seed", problems)
+    processing = _value(Processing, raw.get("processing", "original"), "processing", problems)
     world = _read(WorldSizes, raw["world"], "world", problems) if raw.get("world") is not None else None
     stages = {
-        name: _read(StageConfig, content, f"stages.{name}", problems, {"seed": seed}) for name, content in _mapping(raw, "stages", problems)
+        name: _read(StageConfig, content, f"stages.{name}", problems, {"seed": seed, "processing": processing})
+        for name, content in _mapping(raw, "stages", problems)
     }
     arms = {name: _read_arm(content, f"arms.{name}", list(stages), problems) for name, content in _mapping(raw, "arms", problems)}
     evaluate = _read(EvaluateConfig, _all_benchmarks(raw.get("evaluate")), "evaluate", problems)
@@ -151,7 +157,7 @@ def _read_study(raw: dict[str, Any], problems: _Problems) -> StudyConfig | None:
     read_stages = {name: stage for name, stage in stages.items() if stage is not None}
     read_arms = {name: arm for name, arm in arms.items() if arm is not None}
     assert evaluate is not None
-    return StudyConfig(name, model, read_stages, read_arms, evaluate, seed, world)
+    return StudyConfig(name, model, read_stages, read_arms, evaluate, seed, world, processing)
 
 
 def _read_arm(raw: Any, where: str, stages: list[str], problems: _Problems) -> dict[str, CALConfig] | None:
@@ -229,6 +235,8 @@ def _value(kind: Any, raw: Any, where: str, problems: _Problems) -> Any:
         return raw
     if origin is tuple and isinstance(raw, list):
         return tuple(_value(inner[0], entry, where, problems) for entry in raw)
+    if origin is dict and isinstance(raw, dict):
+        return {str(key): _value(inner[1], entry, f"{where}.{key}", problems) for key, entry in raw.items()}
     if NoneType in inner:
         rest = [option for option in inner if option is not NoneType]
         return None if raw is None else _value(Union[tuple(rest)], raw, where, problems)  # noqa: UP007
@@ -247,6 +255,8 @@ def _value(kind: Any, raw: Any, where: str, problems: _Problems) -> Any:
 def _describe(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
+    if get_origin(kind) is dict:
+        return f"a mapping of names to {_describe(get_args(kind)[1])}"
     if get_origin(kind) is tuple:
         return f"a list of {_describe(get_args(kind)[0])}"
     named: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

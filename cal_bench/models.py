@@ -16,6 +16,7 @@ from cal_bench.checkpoints import check_folder, processor_fingerprint, weight_fi
 from cal_bench.errors import UserError
 from cal_bench.records import Answer, Identity, Unanswered
 from cal_bench.tasks.base import BenchmarkError, Sample
+from cal_bench.train import Processing
 
 if TYPE_CHECKING:
     import torch
@@ -56,11 +57,21 @@ class HFModel:
     """Any image-text-to-text checkpoint of transformers: greedy, batched, left padded.
 
     The processor is read at once, so that a folder which cannot answer is refused before anything starts; the weights
-    are read at the first sample, so that a finished run needs none.
+    are read at the first sample, so that a finished run needs none. LLaVA checkpoints are shown pictures and prompts as the original
+    code makes them; `processing="checkpoint"` leaves that to the processor in the folder, as with every other model.
     """
 
-    def __init__(self, folder: str | Path, batch_size: int = 32, device: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        batch_size: int = 32,
+        device: str | None = None,
+        dtype: str | None = None,
+        processing: Processing = "original",
+    ) -> None:
         import torch
+
+        from cal_bench.systems.llava import as_original
 
         self.folder = Path(folder)
         self.batch_size = batch_size
@@ -68,11 +79,13 @@ class HFModel:
         self.dtype = dtype or ("bfloat16" if self.device.startswith("cuda") else "float32")
         weight_files(self.folder)
         self.processor = _load_processor(self.folder)
+        self.processing = "original" if processing == "original" and as_original(self.processor) else "checkpoint"
         self._model: Any = None
 
     def identity(self) -> Identity:
         """Whose answers these will be."""
-        return Identity(str(self.folder), weights_fingerprint(self.folder), processor_fingerprint(self.folder), self.dtype)
+        processor = f"{self.processing} {processor_fingerprint(self.folder)}"
+        return Identity(str(self.folder), weights_fingerprint(self.folder), processor, self.dtype)
 
     def answer(self, samples: Sequence[Sample]) -> Iterator[Answer | Unanswered]:
         """One reply to each sample; a sample whose pictures cannot be read is Unanswered, the others of its batch go on."""

@@ -8,7 +8,7 @@ from cal_bench.checkpoints import weight_files
 from cal_bench.config import HUB, StudyConfig
 from cal_bench.doctor import nearest
 from cal_bench.errors import UserError
-from cal_bench.train import freeze
+from cal_bench.parts import prepare_parts
 from cal_bench.trainer_plugin import ConversationDataset, DataOptions
 
 # What a training needs on the disk at its worst, in copies of the weights: its result, and a checkpoint with two moments of Adam.
@@ -35,7 +35,7 @@ def check_stages(study: StudyConfig, base: Path) -> None:
     for stage in study.stages.values():
         options = DataOptions(stage.template, stage.max_length, stage.swap, stage.seed)
         ConversationDataset([Path(file) for file in stage.data], stage.images, options, processor)
-        freeze(model, stage.train)
+        prepare_parts(model, stage.train, stage.learning_rate_factors)
 
 
 def check_disk(base: Path, folders: set[Path]) -> None:

@@ -9,13 +9,14 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cal_bench.checkpoints import processor_fingerprint, weight_files, weights_fingerprint
 from cal_bench.errors import UserError, suggest
+from cal_bench.parts import describe, prepare_parts
 from cal_bench.progress import say
 from cal_bench.runs import versions, write_atomically
 from cal_bench.trainer_plugin.config import CALConfig, CALError
@@ -32,6 +33,8 @@ STEPS_PER_LOG = 10
 NOT_IDENTITY = ("data", "images", "report_to", "save_steps")
 
 Record = dict[str, Any]
+# Pictures and prompts as the original code of a system makes them, or as the checkpoint's own processor does.
+Processing = Literal["original", "checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class StageConfig:
     """What a stage trains, on what, and how. `train` lists name prefixes of the trainable parameters.
 
     batch_size is global: per_device_batch_size x processes x accumulation steps. `warmup` is a share of the steps, or a number
-    of steps from 1 on. `swap` is the share of image-bearing samples whose images are exchanged in pairs.
+    of steps from 1 on. `swap` is the share of image-bearing samples whose images are exchanged in pairs. `image_aspect_ratio`
+    is for systems with square pictures: pad fills them up with the mean colour, square (LLaVA-1.5's pre-training) crops them.
+    `learning_rate_factors` are for parts of the model by prefix of their parameters' names (LLaVA-NeXT: model.vision_tower 0.1).
     """
 
     data: tuple[str, ...]
@@ -51,10 +56,14 @@ class StageConfig:
     per_device_batch_size: int
     epochs: float = 1
     max_steps: int = -1
+    learning_rate_factors: dict[str, float] = field(default_factory=dict)
+    group_by_modality_length: bool = False
     warmup: float = 0.03
     max_length: int = 2048
     swap: float = 0
+    image_aspect_ratio: Literal["pad", "square"] = "pad"
     seed: int = 0
+    processing: Processing = "original"
     save_steps: int | None = None
     report_to: tuple[str, ...] = ()
 
@@ -170,7 +179,9 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
     resumed = newest_checkpoint(out_dir / CHECKPOINTS)
     # The trainer does not load the weights of a LLaVA checkpoint when it resumes (see CALMixin.train), only all the rest.
     model, processor = _load(resumed or model_dir, stage)
-    parameters = freeze(model, stage.train)
+    parameters = prepare_parts(model, stage.train, stage.learning_rate_factors)
+    if _is_main():
+        say(describe(parameters))
     dataset = ConversationDataset(
         [Path(file) for file in stage.data], stage.images, DataOptions(stage.template, stage.max_length, stage.swap, stage.seed), processor
     )
@@ -209,47 +220,24 @@ def _load(model_dir: Path, stage: StageConfig) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from cal_bench.trainer_plugin.templates import CHAT_TEMPLATES
+    from cal_bench.systems.llava import as_original, chat_template, crop
 
     model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(model_dir)
-    processor.chat_template = CHAT_TEMPLATES.get(stage.template, processor.chat_template)
+    if stage.processing == "original" and as_original(processor) and stage.image_aspect_ratio == "square":
+        crop(processor)
+    processor.chat_template = chat_template(stage.template, processor) or processor.chat_template
     return model, processor
-
-
-def freeze(model: Any, prefixes: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    """Train the parameters whose names begin with a prefix, and no others; counts by part of the model."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    for prefix in prefixes:
-        if not any(_under(name, prefix) for name in named):
-            parts = {".".join(name.split(".")[:2]) for name in named}
-            raise UserError(
-                f"train: no parameter's name begins with '{prefix}'.{suggest(prefix, parts)} Parts: {', '.join(sorted(parts))}."
-            )
-    for parameter in named.values():
-        parameter.requires_grad_(False)
-    for name, parameter in named.items():
-        if any(_under(name, prefix) for prefix in prefixes):
-            parameter.requires_grad_(True)
-    counts: dict[str, dict[str, int]] = {"trainable": {}, "frozen": {}}
-    for name, parameter in model.named_parameters():
-        part, kind = ".".join(name.split(".")[:2]), "trainable" if parameter.requires_grad else "frozen"
-        counts[kind][part] = counts[kind].get(part, 0) + parameter.numel()
-    return counts
-
-
-def _under(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")
 
 
 def _trainer(
     model: Any, dataset: "ConversationDataset", out_dir: Path, stage: StageConfig, cal: CALConfig | None
 ) -> "tuple[Trainer, TrainingLog]":
-    from transformers import PrinterCallback, Trainer
+    from transformers import PrinterCallback
 
+    from cal_bench.stage_trainer import CALStageTrainer, StockStageTrainer
     from cal_bench.train_log import TrainingLog
     from cal_bench.trainer_plugin.data import Collator
-    from cal_bench.trainer_plugin.trainer import CALTrainer
 
     log = TrainingLog(out_dir / LOG, "/".join(out_dir.parts[-2:]), sys.stderr.isatty())
     shared = {
@@ -259,8 +247,10 @@ def _trainer(
         "data_collator": Collator.of(dataset.processor.tokenizer),
         "processing_class": dataset.processor,
         "callbacks": [log],
+        "lengths": dataset.lengths() if stage.group_by_modality_length else None,
+        "factors": stage.learning_rate_factors,
     }
-    trainer = Trainer(**shared) if cal is None else CALTrainer(**shared, cal=cal)
+    trainer = StockStageTrainer(**shared) if cal is None else CALStageTrainer(**shared, cal=cal)
     trainer.remove_callback(PrinterCallback)
     return trainer, log
 

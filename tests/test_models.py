@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cal_bench.checkpoints import weights_fingerprint
+from cal_bench.checkpoints import processor_fingerprint, weights_fingerprint
 from cal_bench.errors import UserError
 from cal_bench.models import EchoModel, HFModel, batches, checkpoint_folder, cut
 from cal_bench.records import Answer, Unanswered
 from cal_bench.tasks.base import BenchmarkError, Generation, Sample
+from cal_bench.trainer_plugin.templates import SYSTEM
 
 SHORT, LONG = Generation(5, ()), Generation(12, ("\n\n",))
 TEMPLATE = (
@@ -132,7 +133,16 @@ def test_a_single_answer_is_what_plain_transformers_gives(llava):
     inputs = processor(images=picture(3), text="USER: <image>\nWhat is this? ASSISTANT:", return_tensors="pt")
     tokens = plain.generate(**inputs, max_new_tokens=5, do_sample=False)[:, inputs["input_ids"].shape[1] :]
     expected = processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
-    assert texts(HFModel(llava, device="cpu"), [one]) == {3: expected}
+    assert texts(HFModel(llava, device="cpu", processing="checkpoint"), [one]) == {3: expected}
+
+
+def test_llava_is_asked_as_the_original_code_asks_unless_told_otherwise(llava):
+    original, own = HFModel(llava, device="cpu"), HFModel(llava, device="cpu", processing="checkpoint")
+    assert original.processor.chat_template.count(SYSTEM) == 1
+    assert original.processor.image_processor.do_pad
+    assert own.processor.chat_template == TEMPLATE
+    assert original.identity().processor == f"original {processor_fingerprint(llava)}"
+    assert own.identity().processor == f"checkpoint {processor_fingerprint(llava)}"
 
 
 def test_the_picture_counts(llava):

@@ -13,7 +13,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer
 
 from cal_bench import train
 from cal_bench.errors import UserError
-from cal_bench.train import StageConfig, data_fingerprint, freeze, newest_checkpoint, train_stage
+from cal_bench.parts import describe, prepare_parts
+from cal_bench.stage_trainer import ModalityLengthSampler
+from cal_bench.train import StageConfig, data_fingerprint, newest_checkpoint, train_stage
 from cal_bench.train_log import read_log
 from cal_bench.trainer_plugin import CHAT_TEMPLATES, CALConfig, CALError
 from tests.tiny import save_tiny, tiny_model, write_data
@@ -83,6 +85,43 @@ def test_the_arms_differ_in_the_weighting_alone(base: Path, tmp_path: Path) -> N
 
 class Stopped(Exception):
     pass
+
+
+def test_grouping_and_rates_by_part_reach_the_trainer(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Trainer] = []
+    plain = Trainer.training_step
+
+    def step(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        begun.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", step)
+    settings = {"group_by_modality_length": True, "learning_rate_factors": {"model.multi_modal_projector": 0.1}, "warmup": 0}
+    train_stage(base, tmp_path / "out", stage(tmp_path, **settings), CALConfig())
+    groups = begun[0].optimizer.param_groups
+    names = {id(parameter): name for name, parameter in begun[0].model.named_parameters()}
+    slower = {names[id(each)].split(".")[1] for group in groups if group["initial_lr"] == pytest.approx(1e-4) for each in group["params"]}
+    others = {names[id(each)].split(".")[1] for group in groups if group["initial_lr"] == pytest.approx(1e-3) for each in group["params"]}
+    assert slower == {"multi_modal_projector"}
+    assert others == {"language_model", "weight"}
+    sampler = begun[0]._get_train_sampler()
+    assert isinstance(sampler, ModalityLengthSampler)
+    assert (sampler.step, len(sampler)) == (4, 12)
+
+
+def test_a_step_holds_one_modality_and_like_lengths() -> None:
+    lengths = [5, -7, 30, 12, -2, 8, 9, -40, 3, 21, -6, -5, 4]
+    sampler = ModalityLengthSampler(lengths, step=3, seed=1)
+    order = list(sampler)
+    assert sorted(order) == list(range(len(lengths)))
+    steps = [[lengths[index] for index in order[start : start + 3]] for start in range(0, 9, 3)]
+    assert sorted(step[0] < 0 for step in steps) == [False, False, True]
+    for step in steps:
+        assert len({length < 0 for length in step}) == 1
+        assert step == sorted(step, key=lambda length: -abs(length))
+    assert list(sampler) == order
+    sampler.set_epoch(1)
+    assert list(sampler) != order
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
@@ -191,6 +230,7 @@ def test_a_broken_picture_ends_the_training_with_its_name_alone(base: Path, tmp_
     ("settings", "named"),
     [
         ({"train": ("model.projector",)}, "model.projector.*Parts: lm_head"),
+        ({"learning_rate_factors": {"model.vision_tower": 0.1}}, "no trained name begins with 'model.vision_tower'"),
         ({"batch_size": 3}, "batch_size 3 is not a multiple"),
         ({"batch_size": 1}, "batch_size 1 is not a multiple"),
         ({"data": ("trian.json",)}, "no data file"),
@@ -216,9 +256,14 @@ def test_wrong_folders_are_refused(base: Path, tmp_path: Path) -> None:
 
 def test_freezing_matches_whole_name_parts() -> None:
     model = tiny_model()
-    freeze(model, ("model.language_model.layers.1",))
+    counts = prepare_parts(model, ("model.language_model.layers.1",))
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trainable
     assert all(name.startswith("model.language_model.layers.1.") for name in trainable)
+    assert set(counts["trainable"]) == {"model.language_model"}
+    assert sum(counts["trainable"].values()) + sum(counts["frozen"].values()) == sum(each.numel() for each in model.parameters())
+    assert describe(counts).startswith(
+        f"Parameters: trainable model.language_model {counts['trainable']['model.language_model']:,}; frozen "
+    )
     with pytest.raises(UserError, match=r"model\.lang"):
-        freeze(model, ("model.lang",))
+        prepare_parts(model, ("model.lang",))

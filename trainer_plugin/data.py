@@ -77,6 +77,11 @@ class ConversationDataset(Dataset[Features]):
         """How many of the records asked for so far were longer than max_length."""
         return int(self._cut.sum())
 
+    def lengths(self) -> list[int]:
+        """Words of each record; negative for those without an image."""
+        words = [sum(len(segment.text.split()) for segment in record.segments) for record in self.records]
+        return [count if record.images else -count for count, record in zip(words, self.records, strict=True)]
+
     def __getitem__(self, index: int) -> Features:
         record = self.records[index]
         pictures = self._pictures(record)
