@@ -6,10 +6,12 @@ Models that are sharded give the gradients of one process, also where one proces
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import torch.distributed as dist
@@ -106,7 +108,9 @@ SHAPES = ((2, 1), (0, 2))
 SHARED_IMAGES = ((2, 1), (1, 1))
 UNEVEN = CALConfig(alpha=0.1, beta=None)
 LAYOUTS = ("root", "tail", "own")
-STEPS = ("ddp", *(f"{layout}{checkpointing}" for layout in LAYOUTS for checkpointing in ("", "-checkpointed")))
+# The options that communicate, or read the batch once more.
+BEYOND = replace(UNEVEN, quantile=0.9, reference="adapters_off")
+STEPS = ("ddp", "tower", *(f"{layout}{kind}" for layout in LAYOUTS for kind in ("", "-checkpointed", "-beyond")))
 
 
 def parts(shapes: tuple[tuple[int, int], ...]) -> list[dict[str, torch.Tensor]]:
@@ -115,13 +119,20 @@ def parts(shapes: tuple[tuple[int, int], ...]) -> list[dict[str, torch.Tensor]]:
 
 
 def language_model(step: str = "") -> Any:
-    """Trains the language model alone: without an image, a process has no gradient for what only images reach."""
+    """Trains the language model alone: without an image, a process has no gradient for what only images reach.
+
+    Except where the tower is sharded too, so that such a process borrows an image.
+    """
     model = tiny_model().train()
     for part in (model.model.vision_tower, model.model.multi_modal_projector):
-        part.requires_grad_(False)
+        part.requires_grad_(step == "tower")
     if step.endswith("checkpointed"):
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    cal.apply(model, UNEVEN)
+    if step.endswith("beyond"):
+        adapters = peft.LoraConfig(r=2, target_modules=r".*language_model.*_proj", init_lora_weights=False)
+        torch.manual_seed(3)
+        model = peft.inject_adapter_in_model(adapters, model)
+    cal.apply(model, BEYOND if step.endswith("beyond") else UNEVEN)
     return model
 
 
@@ -145,6 +156,9 @@ def in_precision_of(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, to
 def shard(model: Any, layout: str) -> None:
     """FSDP2 with the head in the root, with the last norm, or on its own, which is what accelerate makes of these models."""
     decoder = model.get_decoder()
+    if layout == "tower":
+        for layer in model.model.vision_tower.encoder.layers:
+            fully_shard(layer)
     for layer in decoder.layers:
         fully_shard(layer)
     if layout == "tail":
@@ -180,14 +194,20 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_sharded_models_give_the_gradients_of_one_process(sharded: list[dict[str, Any]], step: str) -> None:
-    expected = alone(language_model().double())
+    expected = alone(language_model(step).double())
+    assert any("lora_" in name for name in expected) is step.endswith("beyond")
     for process in sharded:
         assert process[step].keys() == expected.keys()
         assert_same_gradients(process[step], expected, relative=1e-5)
 
 
-# Stage 3 gathers frozen weights too, so that every process needs an image: transformers' own forward skips the tower without one.
-STAGES = {2: SHAPES, 3: SHARED_IMAGES}
+# Stage 3 gathers the weights of the tower too, frozen or not: a process that skips it for want of an image holds the others up.
+CASES = {
+    "2": (2, SHAPES, ""),
+    "3": (3, SHARED_IMAGES, ""),
+    "3, text alone on one": (3, SHAPES, ""),
+    "3, text alone on one, tower trained": (3, SHAPES, "tower"),
+}
 
 
 def deepspeed_worker(rank: int, port: int, folder: Path) -> None:
@@ -200,26 +220,27 @@ def deepspeed_worker(rank: int, port: int, folder: Path) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("gloo", timeout=timedelta(minutes=5))
     found = {}
-    for stage, shapes in STAGES.items():
-        model = language_model()
+    for case, (stage, shapes, step) in CASES.items():
+        model = language_model(step)
         settings = {"train_micro_batch_size_per_gpu": 3, "zero_allow_untested_optimizer": True}
         settings |= {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(trained, lr=0.1), config=settings)
         engine.backward(engine(**parts(shapes)[rank]).loss)
-        found[stage] = {name: safe_get_full_grad(value) for name, value in model.named_parameters() if value.requires_grad}
+        found[case] = {name: safe_get_full_grad(value) for name, value in model.named_parameters() if value.requires_grad}
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def deepspeed_steps(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, Any]]:
+def deepspeed_steps(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: ZeRO-2 and ZeRO-3 are not tested")
     return in_two_processes(deepspeed_worker, tmp_path_factory.mktemp("deepspeed"))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deepspeed_gives_the_gradients_of_one_process(deepspeed_steps: list[dict[int, Any]], stage: int) -> None:
-    expected = alone(language_model(), STAGES[stage])
+@pytest.mark.parametrize("case", CASES)
+def test_deepspeed_gives_the_gradients_of_one_process(deepspeed_steps: list[dict[str, Any]], case: str) -> None:
+    _, shapes, step = CASES[case]
+    expected = alone(language_model(step), shapes)
     for process in deepspeed_steps:
-        assert_same_gradients(process[stage], expected, relative=1e-5)
+        assert_same_gradients(process[case], expected, relative=1e-5)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from accelerate import dispatch_model
-from transformers import Trainer
+from accelerate.hooks import remove_hook_from_module
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, Trainer
 
 import cal_bench.trainer_plugin as cal
-from cal_bench.trainer_plugin import CALTrainer
+from cal_bench.trainer_plugin import CALError, CALTrainer
 from cal_bench.trainer_plugin.loss import measure
 from tests.test_cal_trainer import EQUAL, STRONG, arguments, assert_same_steps, collate, rows, train
-from tests.tiny import assert_same_gradients, tiny_model
+from tests.tiny import assert_same_gradients, save_tiny, tiny_model
 
 peft = pytest.importorskip("peft")
 
@@ -107,10 +108,87 @@ def test_adapter_dropout_is_warned_of_because_it_makes_the_weights_noise(tmp_pat
     assert spread(noisy) > 0.01
 
 
-@pytest.mark.xfail(strict=True, reason="apply takes the device hooks of quantised models, which call _old_forward, for a fused kernel")
-def test_a_model_with_device_hooks_can_be_patched() -> None:
-    # Quantised models always have them, so QLoRA needs this.
-    model = dispatch_model(tiny_model(), {"": "cpu"}, force_hooks=True).train()
+def with_hooks(model: Any) -> Any:
+    """As quantised models, and those loaded with a device_map over several devices, always are."""
+    return dispatch_model(model, {"": "cpu"}, force_hooks=True)
+
+
+def test_a_model_with_device_hooks_is_patched_inside_them_and_given_back() -> None:
+    expected = step(_patched(tiny_model()))
+    hooked = with_hooks(tiny_model().double())
+    outer, inner = hooked.forward, hooked._old_forward
+    handle = cal.apply(hooked, STRONG)
+    found = step(hooked)
+    assert found[0].equal(expected[0])
+    assert_same_gradients(found[1], expected[1])
+    assert handle.forwards == 1
+    # The hooks are still what is called, on the model and on the head.
+    assert hooked.forward is outer
+    assert hooked.lm_head.forward.func.__name__ == "new_forward"
+    handle.remove()
+    assert hooked.forward is outer
+    assert hooked._old_forward == inner
+    assert not torch.allclose(step(hooked)[0], expected[0], rtol=1e-3)
+    cal.apply(hooked, STRONG)
+    assert step(hooked)[0].equal(expected[0])
+
+
+def _patched(model: Any) -> Any:
+    cal.apply(model, STRONG)
+    return model
+
+
+def test_device_hooks_may_come_after_cal_and_go_before_it() -> None:
+    expected = step(_patched(tiny_model()))[0]
+    model = tiny_model().double()
     handle = cal.apply(model, STRONG)
-    model(**collate(rows(2))).loss.backward()
-    assert handle.stats.sums is not None
+    with_hooks(model)
+    assert step(model)[0].equal(expected)
+    remove_hook_from_module(model, recurse=True)
+    assert step(model)[0].equal(expected)
+    handle.remove()
+    assert "forward" not in model.__dict__
+
+
+def test_a_copy_of_a_model_with_device_hooks_trains_itself() -> None:
+    model = with_hooks(tiny_model().double()).train()
+    handle = cal.apply(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert twin(**collate(rows(2))).loss.item() == pytest.approx(torch.tensor(264.0).log().item())
+    assert handle.forwards == 0
+    assert model(**collate(rows(2))).loss.item() != pytest.approx(torch.tensor(264.0).log().item())
+
+
+def test_a_patch_inside_the_device_hooks_is_refused() -> None:
+    model = tiny_model()
+    model.forward = lambda **inputs: None
+    with pytest.raises(CALError, match="already patched"):
+        cal.apply(with_hooks(model))
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_adapters_on_a_quantised_model(tmp_path: Path, hooked: bool) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: QLoRA is tested up to its device hooks only")
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    folder = save_tiny(tmp_path / "model")
+
+    def quantised() -> Any:
+        model = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=four_bit, dtype=torch.float32)
+        model = peft.prepare_model_for_kbit_training(with_hooks(model) if hooked else model)
+        return with_adapters(model).train()
+
+    losses = []
+    for config in (None, EQUAL, STRONG):
+        model = quantised()
+        assert type(model.get_base_model().get_decoder().layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
+        handle = config and cal.apply(model, config)
+        loss = model(**collate(rows(3))).loss
+        loss.backward()
+        losses.append((loss.item(), gradients(model)))
+        assert handle is None or handle.forwards == 1
+    (stock, expected), (equal, found), (strong, _) = losses
+    assert equal == pytest.approx(stock, rel=1e-5)
+    assert_same_gradients(found, expected, 1e-4)
+    assert strong != pytest.approx(stock, rel=1e-3)

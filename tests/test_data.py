@@ -267,6 +267,29 @@ def test_a_picture_cut_short_is_named(tmp_path: Path) -> None:
         dataset[0]
 
 
+def test_missing_and_broken_pictures_may_be_skipped(tmp_path: Path) -> None:
+    file = write_data(tmp_path)
+    pictures = sorted((tmp_path / "images").iterdir(), key=lambda path: int(path.stem))
+    pictures[0].write_bytes(pictures[0].read_bytes()[:60])
+    pictures[1].unlink()
+    whole = len(json.loads(file.read_text()))
+    dataset = ConversationDataset([file], tmp_path / "images", DataOptions("v1", skip_unreadable=True), tiny_processor())
+    using = [index for index, record in enumerate(dataset.records) if record.images == (pictures[0].name,)]
+    assert dataset.missing == [pictures[1].name]
+    assert len(dataset) < whole
+    assert dataset.unreadable == []
+    for index in using:
+        torch.testing.assert_close(dataset[index]["input_ids"], dataset[(using[-1] + 1) % len(dataset)]["input_ids"])
+    assert set(dataset.unreadable) == {pictures[0].name}
+    for picture in pictures[2:]:
+        picture.write_bytes(b"")
+    text_only = [index for index, record in enumerate(dataset.records) if not record.images]
+    assert dataset[using[0]]["input_ids"].tolist() == dataset[text_only[0]]["input_ids"].tolist()
+    dataset.records = [record for record in dataset.records if record.images]
+    with pytest.raises(CALError, match=r"none of the \d+ records has an image that can be read"):
+        dataset[0]
+
+
 def test_wrong_options_and_tokenizers_are_refused() -> None:
     with pytest.raises(CALError, match=r"v2.*gemma"):
         DataOptions("v2")

@@ -8,6 +8,7 @@ CHOICES = {
     "normalize": ("tokens", "sample", "micro", "global"),
     "contrast": ("drop", "mask"),
     "signal": ("logit", "logp"),
+    "reference": ("trained", "adapters_off"),
 }
 
 
@@ -34,6 +35,15 @@ class CALConfig:
     signal     logit: raw logits, as the paper. logp: log-probabilities, which a shift common to all logits does not move.
     pack       the training pass reads several rows of a batch as one, each kept to itself, so that padding costs nothing; the
                loss is the same. The image-free pass is always read so.
+
+    Beyond the paper, and off unless set:
+
+    quantile   beta is a running estimate of this quantile of delta, in place of the number above, and never below alpha; 1.0
+               sets no bound.
+    warmup     in the first steps weights are 1 + strength * (weight - 1), with a strength that rises from 0 to 1 over so many.
+    every      only every so many steps are contrasted; the others weigh all tokens alike, and cost no second pass.
+    reference  trained: delta is that of the model that is trained. adapters_off: that of the model without its adapters, which
+               does not change in training; takes a third pass.
     """
 
     alpha: float = 1.0
@@ -44,6 +54,10 @@ class CALConfig:
     contrast: str = "drop"
     signal: str = "logit"
     pack: bool = False
+    quantile: float | None = None
+    warmup: int = 0
+    every: int = 1
+    reference: str = "trained"
 
     def __post_init__(self) -> None:
         problems = [
@@ -59,8 +73,26 @@ class CALConfig:
             problems.append(f"window is {self.window}, but must be an odd number of tokens, 1 or more")
         if self.pack and self.pooling == "published":
             problems.append("pack leaves padding out, which the windows of pooling='published' count; set pooling='within_row'")
-        if problems:
+        if problems := problems + self._beyond_the_paper():
             raise CALError("; ".join(problems))
+
+    def _beyond_the_paper(self) -> list[str]:
+        problems = []
+        if self.quantile is not None and not 0 < self.quantile <= 1:
+            problems.append(f"quantile is {self.quantile}, but must be above 0 and at most 1; None keeps beta")
+        if self.quantile is not None and self.alpha == 0:
+            problems.append("quantile needs an alpha above 0: where the quantile is below, nothing would have any weight")
+        if self.warmup < 0:
+            problems.append(f"warmup is {self.warmup}, but must be a number of steps, 0 or more")
+        if self.every < 1:
+            problems.append(f"every is {self.every}, but must be a number of steps, 1 or more")
+        return problems
+
+    def strength(self, step: int) -> float:
+        """How much of the weights counts in a step, the first of which is 0; at 0 there is nothing to contrast."""
+        if step % self.every != 0:
+            return 0.0
+        return min(1.0, step / self.warmup) if self.warmup else 1.0
 
     @classmethod
     def published(cls) -> "CALConfig":

@@ -114,10 +114,10 @@ class Passes:
     blind: BlindPass | None
 
 
-def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str, pack: bool = False) -> Passes:
+def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str | None, pack: bool = False) -> Passes:
     """Read a batch twice; image features are computed once, and gradients flow through the first reading alone.
 
-    With `pack` the first reading spends nothing on padding; the second never does.
+    Without a contrast, read it once. With `pack` the first reading spends nothing on padding; the second never does.
 
     Raises CALError for a batch or a contrast that the model can't be given.
     """
@@ -138,7 +138,7 @@ def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str, pack: b
     _check_call(call, image)
     hide = torch.zeros_like(image) if model.config.model_type in CROSS_ATTENTION else image
     rows = _rows_to_read(image)
-    blind = None if rows is None else _blind_pass(decoder, _Rows(call, mask, hide, rows), contrast)
+    blind = None if rows is None or contrast is None else _blind_pass(decoder, _Rows(call, mask, hide, rows), contrast)
     return Passes(hidden, image, image.any(dim=1), blind)
 
 

@@ -34,12 +34,17 @@ Features = dict[str, Any]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How conversations become features. `swap` is the share of image-bearing samples whose images are exchanged in pairs."""
+    """How conversations become features. `swap` is the share of image-bearing samples whose images are exchanged in pairs.
+
+    With `skip_unreadable` a record whose image is missing is left out, and one whose image can't be decoded gives way to the next;
+    else either is an error.
+    """
 
     template: str
     max_length: int = 2048
     swap: float = 0.0
     seed: int = 0
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
@@ -57,17 +62,24 @@ class Record:
     segments: tuple[Segment, ...]
 
 
+class UnreadableImage(CALError):
+    """A picture that can't be decoded."""
+
+
 class ConversationDataset(Dataset[Features]):
-    """Features of LLaVA-format records; images are decoded when a record is asked for."""
+    """Features of LLaVA-format records; images are decoded when a record is asked for.
+
+    `missing` names the images of records that were left out.
+    """
 
     def __init__(self, files: Sequence[Path | str], images: Path | str, options: DataOptions, processor: Any) -> None:
         self.images, self.options, self.processor = Path(images), options, processor
         records = [record for file in files for record in read_records(Path(file), options.template)]
-        _check_images(records, self.images)
+        records, self.missing = _with_images(records, self.images, options.skip_unreadable)
         self.records, self.swapped = swap_images(records, options.swap, options.seed)
         self.text = TextEncoder(processor.tokenizer, options.template)
         # One byte per record in shared memory, because records are encoded in the loader's worker processes.
-        self._cut = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
+        self._cut, self._unread = (torch.zeros(len(records), dtype=torch.uint8).share_memory_() for _ in range(2))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -77,12 +89,27 @@ class ConversationDataset(Dataset[Features]):
         """How many of the records asked for so far were longer than max_length."""
         return int(self._cut.sum())
 
+    @property
+    def unreadable(self) -> list[str]:
+        """The images of records asked for so far that could not be decoded."""
+        return [name for index in self._unread.nonzero()[:, 0].tolist() for name in self.records[index].images]
+
     def lengths(self) -> list[int]:
         """Words of each record; negative for those without an image."""
         words = [sum(len(segment.text.split()) for segment in record.segments) for record in self.records]
         return [count if record.images else -count for count, record in zip(words, self.records, strict=True)]
 
     def __getitem__(self, index: int) -> Features:
+        if not self.options.skip_unreadable:
+            return self._features(index)
+        for place in (*range(index, len(self)), *range(index)):
+            try:
+                return self._features(place)
+            except UnreadableImage:
+                self._unread[place] = 1
+        raise CALError(f"none of the {len(self)} records has an image that can be read")
+
+    def _features(self, index: int) -> Features:
         record = self.records[index]
         pictures = self._pictures(record)
         ids, labels = self.text.encode(record.segments, [count for count, _ in pictures], self.processor.image_token_id)
@@ -117,7 +144,7 @@ def load_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise CALError(f"image {path} can't be read ({error}); replace it or take its record out of the data") from error
+        raise UnreadableImage(f"image {path} can't be read ({error}); replace it or take its record out of the data") from error
 
 
 def read_records(file: Path, template: str) -> list[Record]:
@@ -153,11 +180,14 @@ def _image_names(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (images,) if isinstance(images, str) else tuple(images)
 
 
-def _check_images(records: Iterable[Record], folder: Path) -> None:
+def _with_images(records: list[Record], folder: Path, skip: bool) -> tuple[list[Record], list[str]]:
+    """The records whose images are there, and the names of those that are not."""
     names = {name: record.id for record in records for name in record.images}
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CALError(f"{len(missing)} image(s) are missing, first {folder / missing[0]} (record {names[missing[0]]})")
+    missing = {name: record for name, record in names.items() if not (folder / name).is_file()}
+    if missing and not skip:
+        first = next(iter(missing))
+        raise CALError(f"{len(missing)} image(s) are missing, first {folder / first} (record {missing[first]})")
+    return [record for record in records if missing.keys().isdisjoint(record.images)], list(missing)
 
 
 def swap_images(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[tuple[int, int]]]:
@@ -265,8 +295,9 @@ class Collator:
         seeing = [row for row in features if "pixel_values" in row]
         if seeing:
             batch["pixel_values"] = _stacked([image for row in seeing for image in row["pixel_values"]])
-        if seeing and "image_sizes" in seeing[0]:
-            batch["image_sizes"] = torch.cat([row["image_sizes"] for row in seeing])
+        for name in ("image_sizes", "high_res_pixel_values"):
+            if seeing and name in seeing[0]:
+                batch[name] = torch.cat([row[name] for row in seeing])
         return batch
 
 

@@ -1,7 +1,7 @@
 """From one call of a model to its label tokens: two passes of the language model, one call of the head, on label rows only."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .config import CALConfig
 from .contrast import BlindPass, both_passes, score_transform
 from .linear_loss import linear_cross_entropy
+from .quantile import RunningQuantile
+from .reference import reference_passes, without_adapters
 from .weights import LabelTokens, loss_shares, needed_positions, token_weights
 
 IGNORED = -100
@@ -20,10 +22,24 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a step asks for: the stock trainer's count of label tokens over the accumulated batch (see `loss_shares`), how much of
+    the weights counts (see `CALConfig.strength`), and the estimate that bounds them, which it adds to.
+    """
+
+    items: Tensor | int | None = None
+    strength: float = 1.0
+    quantile: RunningQuantile | None = None
+
+
+PLAIN = Step()
+
+
+@dataclass(frozen=True)
 class Measured:
     """The loss of a micro-batch, and its label tokens with what was found for each, [N] without gradients.
 
-    `logp_delta` only where it was asked for.
+    `logp_delta` only where it was asked for; `beta` is the upper bound that held.
     """
 
     loss: Tensor
@@ -31,31 +47,42 @@ class Measured:
     nll: Tensor
     delta: Tensor
     logp_delta: Tensor | None
+    beta: float | None
 
 
-def measure(
-    model: nn.Module, inputs: dict[str, Any], config: CALConfig, items: Tensor | int | None = None, with_logp: bool = False
-) -> Measured:
-    """Label tokens weighted by what their scores owe to the image; gradients flow through the likelihood alone.
-
-    `items` is the stock trainer's count of label tokens over the accumulated batch (see `loss_shares`).
-    """
-    passes = both_passes(model, inputs, config.contrast, config.pack)
+def measure(model: nn.Module, inputs: dict[str, Any], config: CALConfig, step: Step = PLAIN, with_logp: bool = False) -> Measured:
+    """Label tokens weighted by what their scores owe to the image; gradients flow through the likelihood alone."""
+    apart = config.reference == "adapters_off" and step.strength > 0
+    judge = reference_passes(model, inputs, config) if apart else None
+    passes = both_passes(model, inputs, None if apart or step.strength == 0 else config.contrast, config.pack)
+    judge = judge or passes
     shifted = without_image_labels(inputs["labels"], passes.placeholders)[:, 1:]
     labelled = shifted != IGNORED
     # At ignored positions the released code takes the delta of token 0.
     targets = shifted.where(labelled, 0)
     rows = labelled.nonzero()[:, 0]
-    gap = Gap(passes.hidden.detach(), passes.blind, targets)
+    seeing = passes.seeing[rows]
+    gap = Gap(judge.hidden.detach(), judge.blind, targets)
 
     def work(head: Head, hidden: Tensor) -> Measured:
-        delta = gap.at(needed_positions(labelled, config), head, config.signal)
-        tokens = LabelTokens(token_weights(delta, labelled, config), rows, passes.seeing[rows])
-        loss, nll = head.loss(hidden, targets[labelled], loss_shares(tokens, config.normalize, items))
-        logp = gap.at(labelled, head, "logp")[labelled] if with_logp else None
-        return Measured(loss, tokens, nll, delta[labelled], logp)
+        with without_adapters(model) if apart else nullcontext():
+            delta = gap.at(needed_positions(labelled, config), head, config.signal)
+            logp = gap.at(labelled, head, "logp")[labelled] if with_logp else None
+        bounded = _bounded(config, step, delta[labelled][seeing])
+        weights = token_weights(delta, labelled, bounded)
+        tokens = LabelTokens(torch.lerp(torch.ones_like(weights), weights, step.strength), rows, seeing)
+        loss, nll = head.loss(hidden, targets[labelled], loss_shares(tokens, config.normalize, step.items))
+        return Measured(loss, tokens, nll, delta[labelled], logp, bounded.beta)
 
     return call_head(model, passes.hidden[:, :-1][labelled], work)
+
+
+def _bounded(config: CALConfig, step: Step, deltas: Tensor) -> CALConfig:
+    """The config with the running estimate for its upper bound, where it asks for one; deltas are of image-bearing label tokens."""
+    if step.quantile is None or step.strength == 0:
+        return config
+    step.quantile.update(deltas)
+    return replace(config, beta=step.quantile.bound)
 
 
 def without_image_labels(labels: Tensor, image: Tensor) -> Tensor:
@@ -106,7 +133,7 @@ def call_head(model: nn.Module, hidden: Tensor, work: Callable[[Head, Tensor], M
     """
     module = model.get_output_embeddings()
     found: list[Measured] = []
-    own = module.forward
+    own = getattr(module, forward_slot(module))
     # Sharding makes a subclass of the layer, quantisation too; only the latter brings a forward of its own.
     linear = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
     head = Head(own, score_transform(model), module if linear else None)
@@ -121,17 +148,23 @@ def call_head(model: nn.Module, hidden: Tensor, work: Callable[[Head, Tensor], M
     return replace(found[0], loss=loss)
 
 
+def forward_slot(module: nn.Module) -> str:
+    """Where a module keeps the forward of its own: accelerate's device hooks call it from one that they put around."""
+    return "_old_forward" if "_hf_hook" in module.__dict__ else "forward"
+
+
 @contextmanager
 def _forward_of(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Another forward for a module, for one call; hooks around it stay."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
+    name = forward_slot(module)
+    before = module.__dict__.get(name)
+    module.__dict__[name] = forward
     try:
         yield
     finally:
-        del module.__dict__["forward"]
+        del module.__dict__[name]
         if before is not None:
-            module.__dict__["forward"] = before
+            module.__dict__[name] = before
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,18 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.modeling_outputs import CausalLMOutput
 
+from .borrow import tower_is_shared_out, with_an_image
 from .config import CALConfig, CALError
 from .contrast import check_family
-from .loss import Measured, measure
+from .loss import Measured, Step, forward_slot, measure
+from .quantile import RunningQuantile
 
 HANDLE = "_cal_handle"
+# Accelerate puts its own forward around the model's for mixed precision, and keeps the model's here.
+BEFORE_AUTOCAST = "_original_forward"
 
 
 @dataclass
@@ -30,12 +35,12 @@ class Stats:
     NAMES = ("tokens", "weight_mean", "clamped_low", "clamped_high", "delta_mean", "logp_tokens", "logp_delta_mean")
     sums: Tensor | None = None  # in the order of NAMES, double precision
 
-    def add(self, measured: Measured, config: CALConfig) -> None:
+    def add(self, measured: Measured, alpha: float) -> None:
         """Count a micro-batch in, without waiting for the device."""
         seeing = measured.tokens.seeing
         delta = measured.delta[seeing]
-        above = torch.zeros_like(delta) if config.beta is None else delta > config.beta
-        values = [torch.ones_like(delta), measured.tokens.weights[seeing], delta < config.alpha, above, delta]
+        above = torch.zeros_like(delta) if measured.beta is None else delta > measured.beta
+        values = [torch.ones_like(delta), measured.tokens.weights[seeing], delta < alpha, above, delta]
         if measured.logp_delta is None:
             values += [torch.zeros_like(delta)] * 2
         else:
@@ -58,20 +63,45 @@ class Stats:
 
 @dataclass
 class Handle:
-    """A model's CAL: its configuration, what it measured, and the way to remove it."""
+    """A model's CAL: its configuration, what it measured, and the way to remove it.
+
+    `step` is the optimizer's, for the options that go by it; where nobody sets it, each forward with labels in train mode is one.
+    """
 
     model: nn.Module = field(repr=False)
     config: CALConfig
     patched: Callable[..., Any] = field(repr=False)
+    guard: RemovableHandle = field(repr=False)
+    quantile: RunningQuantile | None = None
     stats: Stats = field(default_factory=Stats)
     measure_logp: bool = False  # also measure the log-probability delta in the coming steps; costs a projection
+    step: int | None = None
+    forwards: int = 0  # how many gave the CAL loss
+    guarded: int = field(default=0, repr=False)  # how many of them the guard has seen
+    borrows: bool | None = field(default=None, repr=False)  # whether every process needs an image; known from the first forward on
+
+    @property
+    def strength(self) -> float:
+        """How much of the weights counts in the coming forward."""
+        return self.config.strength(self.forwards if self.step is None else self.step)
 
     def remove(self) -> None:
         """Give the model its own forward back."""
-        if getattr(self.model.__dict__.get("forward"), "__func__", None) is not self.patched:
+        own, slot = self.model.__dict__, forward_slot(self.model)
+        if self._is_at(BEFORE_AUTOCAST):
+            # Mixed precision was put around CAL, and goes with it.
+            del own[BEFORE_AUTOCAST]
+        elif not self._is_at(slot):
             raise CALError("model.forward was patched again after CAL; undo that first")
-        del self.model.__dict__["forward"]
+        if slot == "forward":
+            del own["forward"]
+        else:
+            own[slot] = MethodType(type(self.model).forward, self.model)
+        self.guard.remove()
         delattr(self.model, HANDLE)
+
+    def _is_at(self, name: str) -> bool:
+        return getattr(self.model.__dict__.get(name), "__func__", None) is self.patched
 
 
 def apply(model: nn.Module, config: CALConfig | None = None) -> Handle:
@@ -84,15 +114,45 @@ def apply(model: nn.Module, config: CALConfig | None = None) -> Handle:
         raise CALError("CAL does not run under nn.DataParallel; use one process per device (accelerate launch, torchrun)")
     if HANDLE in model.__dict__:
         raise CALError("this model already has CAL; call handle.remove() first")
-    if "forward" in model.__dict__:
-        raise CALError("model.forward is already patched by something else, which CAL would silently switch off")
+    if is_patched(model):
+        raise CALError(
+            "model.forward is already patched by something else, which CAL would silently switch off; load the model anew, and leave out"
+            " what fuses its loss (with Liger, pass fused_linear_cross_entropy=False, which keeps the kernels of the layers)"
+        )
     check_family(model)
-    patched = _patched(type(model))
-    handle = Handle(model, config or CALConfig(), patched)
+    check_router(model)
+    config, patched = config or CALConfig(), _patched(type(model))
+    quantile = None if config.quantile is None else RunningQuantile(config.quantile, config.alpha)
+    handle = Handle(model, config, patched, model.register_forward_hook(_check_took_part, with_kwargs=True), quantile)
     setattr(model, HANDLE, handle)
     # A bound method, because deepcopy binds it to the copy; the state lies on the model for the same reason.
-    model.forward = MethodType(patched, model)
+    model.__dict__[forward_slot(model)] = MethodType(patched, model)
     return handle
+
+
+def is_patched(model: nn.Module) -> bool:
+    """Whether the model's forward is not that of its class; device hooks around it are no patch."""
+    slot = forward_slot(model)
+    return slot in model.__dict__ and getattr(model.__dict__[slot], "__func__", None) is not type(model).forward
+
+
+def check_router(model: nn.Module) -> None:
+    """Raise CALError for a mixture of experts whose own loss has a part that CAL's has not."""
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        raise CALError(
+            "this model's loss balances the load of its experts, and CAL's does not; to train without,"
+            " set model.config.get_text_config().output_router_logits = False"
+        )
+
+
+def _check_took_part(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    handle = model.__dict__[HANDLE]
+    if model.training and kwargs.get("labels") is not None and handle.forwards == handle.guarded:
+        raise CALError(
+            "the model trained without CAL: its forward was replaced after cal.apply, as libraries of fused kernels do, and TRL;"
+            " patch only the model's layers, or before the model is loaded, and use CALSFTTrainer instead of SFTTrainer"
+        )
+    handle.guarded = handle.forwards
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -109,9 +169,9 @@ def _patched(model_type: type[nn.Module]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(self, *args, **kwargs).arguments
-        if not self.training or bound.get("labels") is None:
-            return plain(self, *args, **kwargs)
         named = {name: value for name, value in bound.items() if name not in ("self", extra)} | bound.get(extra, {})
+        if not self.training or named.get("labels") is None:
+            return plain(self, *args, **kwargs)
         items, as_dict = named.pop("num_items_in_batch", None), named.get("return_dict", True)
         loss = _loss(self.__dict__[HANDLE], named, items)
         return CausalLMOutput(loss=loss) if as_dict is not False else (loss,)
@@ -120,11 +180,30 @@ def _patched(model_type: type[nn.Module]) -> Callable[..., Any]:
 
 
 def _loss(handle: Handle, inputs: dict[str, Any], items: Tensor | int | None) -> Tensor:
-    measured = measure(handle.model, inputs, handle.config, items, handle.measure_logp)
-    handle.stats.add(measured, handle.config)
+    if inputs.get("output_router_logits"):
+        raise CALError("output_router_logits=True asks for the load-balancing loss, which CAL's loss does not have; leave it out")
+    _check_labels(inputs["labels"], inputs.get("input_ids"))
+    if handle.borrows is None:
+        handle.borrows = tower_is_shared_out(handle.model)
+    if handle.borrows:
+        inputs = with_an_image(handle.model, inputs)
+    strength = handle.strength
+    step = Step(items, strength, handle.quantile)
+    measured = measure(handle.model, inputs, handle.config, step, handle.measure_logp and strength > 0)
+    handle.forwards += 1
+    if strength > 0:
+        handle.stats.add(measured, handle.config.alpha)
     if handle.config.normalize in ("micro", "sample"):
         _check_whole_batch(len(measured.nll), handle.config.normalize, items)
     return measured.loss
+
+
+def _check_labels(labels: Tensor, ids: Tensor | None) -> None:
+    if ids is not None and labels.shape != ids.shape:
+        raise CALError(
+            f"labels are {list(labels.shape)}, but input_ids {list(ids.shape)}: CAL needs a label for each token;"
+            " some trainers cut both logits and labels (ms-swift: --use_logits_to_keep false)"
+        )
 
 
 def _check_whole_batch(tokens: int, normalize: str, items: Tensor | int | None) -> None:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from .config import CALConfig, CALError
-from .patch import Handle, apply, unwrapped
+from .loss import forward_slot
+from .patch import Handle, apply, is_patched, unwrapped
 from .trainer import Batch, CALMixin
 
 try:
@@ -41,13 +42,16 @@ class CALSFTTrainer(CALMixin, ModelLossSFTTrainer):
     """
 
     def __init__(self, model: Any, *args: Any, cal: CALConfig | None = None, **kwargs: Any) -> None:
-        if isinstance(model, nn.Module) and "forward" in unwrapped(model).__dict__:
+        if isinstance(model, nn.Module) and is_patched(unwrapped(model)):
             raise CALError("model.forward is already patched; CALSFTTrainer patches it itself: give it the model as it was loaded")
         super().__init__(model, *args, cal=cal, **kwargs)
 
     def _apply_cal(self, config: CALConfig | None) -> Handle:
         self._check_loss()
         model = unwrapped(self.model)
+        if forward_slot(model) != "forward":
+            # TRL's fused head is around the device hooks, and CAL goes inside them.
+            return apply(model, config)
         # TRL's fused head holds on to the forward that it was put around, so it comes off and goes on again around CAL.
         del model.__dict__["forward"]
         handle = apply(model, config)

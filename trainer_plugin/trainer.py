@@ -1,5 +1,6 @@
 """A trainer with one loss changed. `CALMixin` goes in front of any trainer class that ends in transformers' Trainer."""
 
+import json
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from .config import CALConfig, CALError
 from .families import placeholders
 from .loss import without_image_labels
 from .patch import Handle, apply
+from .reference import adapters
 
 if TYPE_CHECKING:
     from transformers import Trainer as Stock
@@ -22,6 +24,8 @@ else:
     Stock = object  # whichever trainer class comes after the mixin
 
 Batch = dict[str, Any]
+# What a checkpoint keeps of CAL, where it has anything to keep.
+STATE = "cal_state.json"
 
 
 class CALMixin(Stock):
@@ -30,8 +34,11 @@ class CALMixin(Stock):
     def __init__(self, *args: Any, cal: CALConfig | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _check_arguments(self)
-        _warn_of_adapter_dropout(self.model)
         self.cal = self._apply_cal(cal)
+        if self.cal.config.reference == "adapters_off":
+            adapters(self.cal.model)  # refuses a model that has none before the first step does
+        else:
+            _warn_of_adapter_dropout(self.model)
         # The stock rule fits the modes that count tokens; the others give a mean, to be divided by the accumulation steps.
         self._counts_tokens = self.cal.config.normalize in ("tokens", "global")
         if not self._counts_tokens:
@@ -52,6 +59,8 @@ class CALMixin(Stock):
         folder = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
         if folder and (Path(folder) / "config.json").is_file():
             self.model.load_state_dict(type(self.model).from_pretrained(folder).state_dict())
+        if folder and self.cal.quantile is not None and (Path(folder) / STATE).is_file():
+            self.cal.quantile.load(json.loads((Path(folder) / STATE).read_text(encoding="utf-8")))
         self._paced = None
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
@@ -60,16 +69,26 @@ class CALMixin(Stock):
     ) -> Any:
         """Stock, except that a mean per micro-batch is not given the count of tokens of the accumulated batch."""
         self._paced = self._paced or (self.state.global_step, time.perf_counter())
-        step = self.state.global_step + 1
-        self.cal.measure_logp = step % max(self.state.logging_steps, 1) == 0 or step == self.state.max_steps
+        self.cal.step, before = self.state.global_step, self.cal.forwards
+        self.cal.measure_logp = self._logs_before_the_next_contrast()
         items = num_items_in_batch if self._counts_tokens or not model.training else None
         loss = super().compute_loss(model, inputs, return_outputs, items)
-        if model.training and self.cal.stats.sums is None:
+        if model.training and self.cal.forwards == before:
             raise CALError(
                 "the model trained without CAL: its forward was replaced after this trainer was made, as libraries of fused kernels do,"
                 " or the batch has no labels; patch the model before the trainer is made, and only its layers, not its forward"
             )
         return loss
+
+    def _logs_before_the_next_contrast(self) -> bool:
+        step, every = self.state.global_step + 1, self.cal.config.every
+        return bool(-step % max(self.state.logging_steps, 1) < every or step > self.state.max_steps - every)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.cal.quantile is not None and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            (folder / STATE).write_text(json.dumps(self.cal.quantile.state()) + "\n", encoding="utf-8")
 
     def prediction_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
         """Stock, but labels on image placeholders are gone, from the loss and from the count that it is divided by."""
@@ -90,6 +109,8 @@ class CALMixin(Stock):
         if "loss" in logs:
             sums = self.accelerator.reduce(self.cal.stats.take(self.args.device), reduction="sum")
             means = self.cal.stats.means(sums)
+            if self.cal.quantile is not None and self.cal.quantile.bound is not None:
+                means["beta"] = self.cal.quantile.bound
             logs = {**logs, **{f"cal/{name}": value for name, value in means.items()}, **self._pace()}
         super().log(logs, start_time)
 
