@@ -53,6 +53,14 @@ class _Batch:
     inputs: Any
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What the model said to one sample; `truncated` if it would have gone on."""
+
+    text: str
+    truncated: bool
+
+
 class HFModel:
     """Any image-text-to-text checkpoint of transformers: greedy, batched, left padded.
 
@@ -72,6 +80,9 @@ class HFModel:
         import torch
 
         from cal_bench.systems.llava import as_original
+        from cal_bench.systems.register import register
+
+        register()
 
         self.folder = Path(folder)
         self.batch_size = batch_size
@@ -96,10 +107,10 @@ class HFModel:
             yield from batch.unanswered
             if batch.samples:
                 begun = time.monotonic()
-                texts = self._generate(batch)
-                seconds = (time.monotonic() - begun) / len(texts)
-                for sample, text in zip(batch.samples, texts, strict=True):
-                    yield Answer(sample.id, sample.prompt_hash, text, seconds)
+                said = self._generate(batch)
+                seconds = (time.monotonic() - begun) / len(said)
+                for sample, reply in zip(batch.samples, said, strict=True):
+                    yield Answer(sample.id, sample.prompt_hash, reply.text, seconds, reply.truncated)
 
     def _prepare(self, samples: Sequence[Sample]) -> _Batch:
         """Decode the pictures and make the tensors; runs in a thread of its own."""
@@ -123,7 +134,7 @@ class HFModel:
             processor_kwargs={"padding": True, "padding_side": "left"},
         )
 
-    def _generate(self, batch: _Batch) -> list[str]:
+    def _generate(self, batch: _Batch) -> list[_Said]:
         import torch
 
         generation = batch.samples[0].generation
@@ -132,8 +143,14 @@ class HFModel:
         stops = [_StopStrings(self.processor.tokenizer, generation.until, prompt_length)] if generation.until else []
         with torch.inference_mode():
             tokens = self._model.generate(**inputs, max_new_tokens=generation.max_new_tokens, stopping_criteria=stops)
-        texts = self.processor.tokenizer.batch_decode(tokens[:, prompt_length:], skip_special_tokens=True)
-        return [cut(text, generation.until) for text in texts]
+        written = tokens[:, prompt_length:]
+        texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        # A row that ended before the others of its batch is filled up with the padding token.
+        ends = {self.processor.tokenizer.pad_token_id, *_listed(self._model.generation_config.eos_token_id)}
+        full = written.shape[1] == generation.max_new_tokens
+        unended = [full and last not in ends for last in written[:, -1].tolist()]
+        stopped = [any(stop in text for stop in generation.until) for text in texts]
+        return [_Said(cut(text, generation.until), late and not done) for text, late, done in zip(texts, unended, stopped, strict=True)]
 
 
 class _StopStrings:
@@ -199,6 +216,10 @@ def _from_hub(name: str) -> Path:
             f"There is no model folder '{name}', and it could not be fetched from the Hugging Face hub: {reason} "
             "Give the folder of a checkpoint saved by transformers, or a hub name such as llava-hf/llava-1.5-7b-hf."
         ) from error
+
+
+def _listed(token: int | list[int] | None) -> list[int]:
+    return token if isinstance(token, list) else [] if token is None else [token]
 
 
 def _conversation(images: list[Image], prompt: str) -> list[dict[str, Any]]:

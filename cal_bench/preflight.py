@@ -9,7 +9,8 @@ from cal_bench.config import HUB, StudyConfig
 from cal_bench.doctor import nearest
 from cal_bench.errors import UserError
 from cal_bench.parts import prepare_parts
-from cal_bench.trainer_plugin import ConversationDataset, DataOptions
+from cal_bench.train import data_options
+from cal_bench.trainer_plugin import ConversationDataset
 
 # What a training needs on the disk at its worst, in copies of the weights: its result, and a checkpoint with two moments of Adam.
 _COPIES_KEPT, _COPIES_WHILE_TRAINING = 1, 4
@@ -31,10 +32,12 @@ def check_stages(study: StudyConfig, base: Path) -> None:
     """Every stage can begin: its records can be read, its pictures are there, and it names parameters that the base has."""
     from transformers import AutoProcessor
 
+    from cal_bench.systems.register import register
+
+    register()
     processor, model = AutoProcessor.from_pretrained(base), _outline(base)
     for stage in study.stages.values():
-        options = DataOptions(stage.template, stage.max_length, stage.swap, stage.seed)
-        ConversationDataset([Path(file) for file in stage.data], stage.images, options, processor)
+        ConversationDataset([Path(file) for file in stage.data], stage.images, data_options(stage), processor)
         prepare_parts(model, stage.train, stage.learning_rate_factors)
 
 

@@ -6,6 +6,7 @@ torch and transformers are imported where they are used: reading a config must n
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
     from cal_bench.train_log import TrainingLog
-    from cal_bench.trainer_plugin.data import ConversationDataset
+    from cal_bench.trainer_plugin.data import ConversationDataset, DataOptions
 
 RECORD, LOG, SWAPPED, CHECKPOINTS = "train.json", "log.jsonl", "swapped.json", "checkpoints"
 STEPS_PER_LOG = 10
@@ -62,6 +63,7 @@ class StageConfig:
     max_length: int = 2048
     swap: float = 0
     image_aspect_ratio: Literal["pad", "square"] = "pad"
+    unreadable_images: Literal["error", "skip"] = "error"
     seed: int = 0
     processing: Processing = "original"
     save_steps: int | None = None
@@ -170,7 +172,7 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar, get_logger
 
-    from cal_bench.trainer_plugin.data import ConversationDataset, DataOptions
+    from cal_bench.trainer_plugin.data import ConversationDataset
 
     begun = time.perf_counter()
     disable_progress_bar()  # of reading and writing weights; the training has its own
@@ -182,9 +184,7 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
     parameters = prepare_parts(model, stage.train, stage.learning_rate_factors)
     if _is_main():
         say(describe(parameters))
-    dataset = ConversationDataset(
-        [Path(file) for file in stage.data], stage.images, DataOptions(stage.template, stage.max_length, stage.swap, stage.seed), processor
-    )
+    dataset = ConversationDataset([Path(file) for file in stage.data], stage.images, data_options(stage), processor)
     if _is_main():
         pairs = [[dataset.records[index].id for index in pair] for pair in dataset.swapped]
         write_atomically(out_dir / SWAPPED, json.dumps({"rows": dataset.swapped, "ids": pairs}) + "\n")
@@ -194,17 +194,33 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
         say(f"Going on from {resumed}")
     _run(trainer, log, resumed)
     _save(trainer, out_dir)
+    _tell_of_skipped(dataset)
     return {
         "versions": versions() | {"accelerate": metadata.version("accelerate")},
         "parameters": parameters,
         "samples": len(dataset),
         "swapped_samples": 2 * len(dataset.swapped),
         "truncated_samples": dataset.truncated,
+        "missing_images": dataset.missing,
+        "unreadable_images": dataset.unreadable,
         "steps": trainer.state.global_step,
         "resumed_at_step": int(resumed.name.rpartition("-")[2]) if resumed else None,
         "loss": {"first": log.losses[0], "last": log.losses[-1]},
         "wall_seconds": round(time.perf_counter() - begun, 2),
     }
+
+
+def data_options(stage: StageConfig) -> "DataOptions":
+    """How the stage's conversations become features."""
+    from cal_bench.trainer_plugin.data import DataOptions
+
+    return DataOptions(stage.template, stage.max_length, stage.swap, stage.seed, stage.unreadable_images == "skip")
+
+
+def _tell_of_skipped(dataset: "ConversationDataset") -> None:
+    for what, names in (("are missing", dataset.missing), ("could not be read", dataset.unreadable)):
+        if names and _is_main():
+            say(f"{len(names)} image(s) {what}, and their records were skipped: {', '.join(names[:5])}{', …' if names[5:] else ''}")
 
 
 def _use_all_cores() -> None:
@@ -220,12 +236,15 @@ def _load(model_dir: Path, stage: StageConfig) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from cal_bench.systems.llava import as_original, chat_template, crop
+    from cal_bench.systems.llava import as_original, chat_template, fill_square
+    from cal_bench.systems.register import register
 
+    register()
     model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(model_dir)
-    if stage.processing == "original" and as_original(processor) and stage.image_aspect_ratio == "square":
-        crop(processor)
+    if stage.processing == "original":
+        as_original(processor)
+        fill_square(processor, stage.image_aspect_ratio == "pad")
     processor.chat_template = chat_template(stage.template, processor) or processor.chat_template
     return model, processor
 
@@ -302,7 +321,7 @@ def _run(trainer: "Trainer", log: "TrainingLog", resumed: Path | None) -> None:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     except CALError as error:
         # From a loader's worker it comes with that process's traceback; its last line is the message.
-        raise CALError(str(error).strip().splitlines()[-1].removeprefix(f"{CALError.__module__}.{CALError.__qualname__}: ")) from error
+        raise CALError(re.sub(r"^cal_bench\.[\w.]+: ", "", str(error).strip().splitlines()[-1])) from error
     finally:
         log.close()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from cal_bench.systems.register import register
 from cal_bench.trainer_plugin.families import REFUSED, refusal
 
 WORDS, IMAGE, VIDEO, PAD = 64, 5, 6, 0
@@ -28,6 +29,11 @@ GRID = {
     "temporal_patch_size": 2, "out_hidden_size": WIDTH, "initializer_range": 0.3,
 }  # fmt: skip
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+# MGM's second tower: 4 x 4 of its pixels to a patch, for pictures of 32 px.
+CONVNEXT = {
+    "model_type": "convnext", "hidden_sizes": [4, 6, 8, 10], "depths": [1, 1, 1, 1], "layer_scale_init_value": 1.0,
+    "initializer_range": 0.3,
+}  # fmt: skip
 QWEN_IDS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": 7, "vision_end_token_id": 8}
 
 
@@ -102,6 +108,10 @@ class Family:
 
 def _square(batch: Batch) -> dict[str, Tensor]:
     return {"pixel_values": batch.noise(batch.images, 3, 28, 28)}
+
+
+def _two_resolutions(batch: Batch) -> dict[str, Tensor]:
+    return _square(batch) | {"high_res_pixel_values": batch.noise(batch.images, 3, 32, 32)}
 
 
 def _tiles(batch: Batch) -> dict[str, Tensor]:
@@ -267,6 +277,13 @@ FAMILIES = [
         text={"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_multiple_of": 16},
     ),
     Family(
+        "cal_mgm",
+        {"vision_config": CLIP, "high_res_vision_config": CONVNEXT, "image_token_index": IMAGE},
+        _two_resolutions,
+        "MGM and MGM-HD, by cal_bench itself",
+        text=_LLAMA,
+    ),
+    Family(
         "mllama",
         {"vision_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2,
                            "image_size": 28, "patch_size": 14, "max_num_tiles": 2, "intermediate_layers_indices": [0],
@@ -280,6 +297,7 @@ FAMILIES = [
 ]
 # fmt: on
 BY_NAME = {family.name: family for family in FAMILIES}
+register()
 
 INTRODUCTION = """# Models
 
@@ -315,6 +333,7 @@ REFUSED_TEXT = """
 def document() -> str:
     """docs/models.md, for the transformers that is installed."""
     classes = {name: found if isinstance(found, str) else found[0] for name, found in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items()}
+    classes["cal_mgm"] = "MgmForConditionalGeneration"
     tested = [
         f"| `{family.name}` | {classes[family.name]} | {'drop' if family.note == _DROP_ONLY else 'drop, mask'} | {family.note} |"
         for family in sorted(FAMILIES, key=lambda family: family.name)

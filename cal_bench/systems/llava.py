@@ -11,6 +11,8 @@ from transformers import LlavaImageProcessorPil, LlavaNextImageProcessorPil, Lla
 
 from cal_bench.trainer_plugin.templates import CHAT_TEMPLATES
 
+from .mgm_processor import MgmProcessor
+
 SIDE, PATCH = 336, 14
 # Tiles as (rows, columns), in the order of the original list: of grids that fit equally well the first is taken.
 GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
@@ -50,10 +52,10 @@ def as_original(processor: Any) -> bool:
     return True
 
 
-def crop(processor: Any) -> None:
-    """Show the middle of each picture instead of all of it in a square; tiles stay as they are."""
-    if isinstance(processor, LlavaProcessor):
-        processor.image_processor.do_pad = False
+def fill_square(processor: Any, pad: bool) -> None:
+    """LLaVA-1.5 and MGM: show a picture whole in a square of the mean colour, or else its middle; other systems as they are."""
+    if isinstance(processor, LlavaProcessor | MgmProcessor):
+        processor.image_processor.do_pad = pad
 
 
 def chat_template(name: str, processor: Any) -> str | None:
