@@ -1,6 +1,7 @@
 """The command line: what can be typed. What a command does is in `commands.py`; nothing heavy is imported before it runs."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -72,8 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(added)
     _add_eval(added)
     _add_score(added)
+    _add_rescore(added)
+    _add_import(added)
     _add_study(added)
+    _add_compare(added)
     _add_table(added)
+    _add_convert(added)
     _add_doctor(added)
     return parser
 
@@ -82,7 +87,13 @@ _Commands = argparse._SubParsersAction  # the type that add_subparsers returns h
 
 
 def _add_tasks(added: "_Commands[_Parser]") -> None:
-    parser = added.add_parser("tasks", help="list the benchmarks")
+    parser = added.add_parser(
+        "tasks",
+        help="list the benchmarks, or say all about one",
+        description="List the benchmarks; or, with a name, where one comes from, how it is scored, and three of its questions.",
+    )
+    parser.add_argument("benchmark", nargs="?", metavar="BENCHMARK", help="only this one, in detail")
+    parser.add_argument("--data", metavar="DIR", help="show three questions from this folder or parquet file, or from the hub (hub)")
     parser.set_defaults(command=commands.tasks)
 
 
@@ -106,16 +117,45 @@ def _add_eval(added: "_Commands[_Parser]") -> None:
     parser.add_argument("--out", metavar="RUN", help="run folder (default: results/runs/<name of the model>)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only N samples of each benchmark, the same for every model")
     parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="samples answered at once (default: 16)")
+    parser.add_argument(
+        "--processing",
+        choices=("original", "checkpoint"),
+        default="original",
+        help="LLaVA checkpoints: pictures and prompts as the original code makes them (default), or as the folder's own processor does",
+    )
     parser.set_defaults(command=commands.evaluate)
 
 
 def _add_score(added: "_Commands[_Parser]") -> None:
     parser = added.add_parser("score", help="score answers made elsewhere", description="Score answers from a file, without a model.")
     parser.add_argument("benchmark", metavar="BENCHMARK", help="a name as in `cal-bench tasks`")
-    parser.add_argument("--predictions", required=True, metavar="FILE.jsonl", help='one {"id": row number, "answer": text} per line')
+    parser.add_argument(
+        "--predictions", required=True, metavar="FILE.jsonl", help='one {"id": row number, "answer": text} per line; rows from 0'
+    )
     _add_data(parser)
     parser.add_argument("--out", metavar="RUN", help="also write a run folder, as eval does")
     parser.set_defaults(command=commands.score)
+
+
+def _add_rescore(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "rescore", help="score a run's answers again", description="Score the stored answers of a run again, without the model."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--data", metavar="DIR", help="where the data lies now (default: where the run found it)")
+    parser.set_defaults(command=commands.rescore)
+
+
+def _add_import(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "import",
+        help="take over what lmms-eval wrote",
+        description="Make a run of lmms-eval's output (results JSON and, with --log_samples, samples JSONL), scored as all other runs are.",
+    )
+    parser.add_argument("output", metavar="DIR", help="the folder given as --output_path, or one *_results.json in it")
+    _add_data(parser)
+    parser.add_argument("--out", metavar="RUN", help="run folder (default: results/runs/<folder of the results>)")
+    parser.set_defaults(command=commands.import_)
 
 
 def _add_study(added: "_Commands[_Parser]") -> None:
@@ -126,11 +166,59 @@ def _add_study(added: "_Commands[_Parser]") -> None:
     parser.set_defaults(command=commands.study)
 
 
+def _add_compare(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "compare",
+        help="is it better, where, and is it real?",
+        description="Compare runs benchmark by benchmark: differences, their intervals, and which of them are more than chance.",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="two run folders, BEFORE and AFTER; or the folder of a study of two arms")
+    parser.add_argument("--before", nargs="+", default=[], metavar="RUN", help="run folders of several seeds, instead of BEFORE")
+    parser.add_argument("--after", nargs="+", default=[], metavar="RUN", help="run folders of several seeds, instead of AFTER")
+    parser.add_argument("--shared", action="store_true", help="compare the samples that all runs have, where they have different ones")
+    parser.add_argument(
+        "--fail-if-worse",
+        nargs="?",
+        const=0.0,
+        type=_points,
+        metavar="POINTS",
+        help="exit with 1 if a benchmark is worse beyond chance, and by more than POINTS (default: 0)",
+    )
+    parser.add_argument("--json", action="store_true", help="unrounded numbers, for programs")
+    parser.set_defaults(command=commands.compare)
+
+
 def _add_table(added: "_Commands[_Parser]") -> None:
-    parser = added.add_parser("table", help="tables from run folders", description="The paper's tables from run folders or from one study.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, one row each; or the folder of a study")
+    parser = added.add_parser("table", help="tables from run folders", description="The paper's tables from run folders or from studies.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, one row each; or studies, one row for each arm")
+    parser.add_argument(
+        "--tables", nargs="+", type=int, choices=(1, 2, 6, 7), default=[], metavar="N", help="the paper's tables to draw (default: 1 2 7)"
+    )
+    parser.add_argument("--published", metavar="MODEL", help="put a model of the paper beside the runs, such as llava-next-7b")
+    parser.add_argument("--allow-approx", action="store_true", help="also caption scores that were made without Java")
+    parser.add_argument("--format", choices=("markdown", "latex", "csv", "json"), default="markdown", help="default: markdown")
     parser.add_argument("--out", metavar="FILE", help="write the tables to a file instead of standard output")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file is not what would be written")
     parser.set_defaults(command=commands.table)
+
+
+def _add_convert(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "convert",
+        help="original LLaVA and MGM checkpoints to folders of transformers",
+        description="Make a folder that transformers loads from an original LLaVA or MGM checkpoint, or from parts.",
+    )
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="the original checkpoint and the new folder; with --from-scratch the latter"
+    )
+    parser.add_argument("--clip", metavar="DIR", help="the vision tower, where the checkpoint does not hold its own (LLaVA-1.5)")
+    parser.add_argument("--from-scratch", metavar="SYSTEM", help="an untrained llava-1.5, llava-next, mgm or mgm-hd, for pre-training")
+    parser.add_argument("--language", metavar="DIR", help="with --from-scratch: Vicuna or Gemma")
+    parser.add_argument("--convnext", metavar="DIR", help="with --from-scratch mgm and mgm-hd: the high-resolution tower")
+    parser.add_argument(
+        "--adapter", metavar="DIR", help="with --from-scratch: projector and mining of an earlier stage (MGM-HD takes MGM's)"
+    )
+    parser.set_defaults(command=commands.convert)
 
 
 def _add_doctor(added: "_Commands[_Parser]") -> None:
@@ -159,6 +247,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
     return int(text)
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = math.nan
+    if not 0 <= points < math.inf:
+        raise argparse.ArgumentTypeError(f"expected points such as 0.5, got {text}. Type it behind the run folders")
+    return points
 
 
 if __name__ == "__main__":

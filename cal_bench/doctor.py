@@ -69,7 +69,7 @@ def _packages() -> list[Finding]:
 
 def _java() -> list[Finding]:
     found = shutil.which("java")
-    return [Finding("java", found or "not found: coco_caption and textcaps cannot be scored", "" if found else JAVA_HELP)]
+    return [Finding("java", found or "not found: coco_caption and textcaps are scored only approximately", "" if found else JAVA_HELP)]
 
 
 def _disk(folder: Path) -> list[Finding]:

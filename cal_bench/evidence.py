@@ -10,7 +10,8 @@ from typing import Any
 from cal_bench.errors import UserError
 from cal_bench.records import TaskResult, result_from_json
 from cal_bench.runs import read_results, read_run, write_atomically
-from cal_bench.tables import tables_json, tables_markdown
+from cal_bench.table_text import tables_markdown
+from cal_bench.tables import tables_json
 
 RECORDS, TABLES, TABLES_JSON = "records.json", "tables.md", "tables.json"
 
@@ -27,7 +28,7 @@ def write_evidence(out: Path, command: str, arms: Mapping[str, Mapping[str, Any]
     """Write records.json, tables.json and tables.md of a study; gives the tables as markdown."""
     records = {"command": command, "arms": arms}
     write_atomically(out / RECORDS, json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    rows = read_rows([out])
+    rows = exact_only(read_rows([out]))
     write_atomically(out / TABLES_JSON, json.dumps(tables_json(rows.arms, rows.command), indent=1, ensure_ascii=False) + "\n")
     markdown = tables_markdown(rows.arms, rows.command)
     write_atomically(out / TABLES, markdown)
@@ -56,6 +57,12 @@ def read_rows(folders: Sequence[Path]) -> Rows:
         for name, results in found.items():
             arms[name if name not in arms else f"{folder}: {name}"] = results
     return Rows(arms, f"cal-bench table {' '.join(map(str, folders))}")
+
+
+def exact_only(rows: Rows) -> Rows:
+    """The rows without scores that are only near to those of published tables."""
+    arms = {arm: {name: result for name, result in results.items() if not result.approximate} for arm, results in rows.arms.items()}
+    return Rows(arms, rows.command)
 
 
 def _is_study(folder: Path) -> bool:

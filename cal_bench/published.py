@@ -1,9 +1,14 @@
-"""The paper's tables as data."""
+"""The paper's tables as data, and its models by name."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+
+from cal_bench.errors import UserError, suggest
+
+OFFICIAL, CAL = "†", "+CAL"
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,18 @@ class PublishedTable:
     rows: tuple[PublishedRow, ...]
 
 
+@dataclass(frozen=True)
+class PublishedModel:
+    """One model of the paper: how its tables call it, and its row in each of them that has one; Table 6 also has official numbers."""
+
+    name: str
+    setting: str
+    method: str
+    llm: str
+    rows: Mapping[int, PublishedRow]
+    official: Mapping[str, float | None]
+
+
 @cache
 def published_tables() -> dict[int, PublishedTable]:
     """All tables of numbers in the paper, by their number there."""
@@ -33,6 +50,40 @@ def published_tables() -> dict[int, PublishedTable]:
     texts = [file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".json")]
     tables = [_table(json.loads(text)) for text in texts]
     return {table.table: table for table in sorted(tables, key=lambda table: table.table)}
+
+
+@cache
+def published_models() -> dict[str, PublishedModel]:
+    """The models of tables 1, 2, 6 and 7 by short names such as llava-next-7b and llava-next-7b+cal."""
+    rows: dict[str, dict[int, PublishedRow]] = {}
+    official: dict[str, dict[str, float | None]] = {}
+    for number in (1, 2, 6, 7):
+        for row in published_tables()[number].rows:
+            name = _short(row.labels)
+            if row.labels["method"].endswith(OFFICIAL):
+                official[name] = row.scores
+            else:
+                rows.setdefault(name, {})[number] = row
+    return {name: _model(name, found, official.get(name, {})) for name, found in rows.items()}
+
+
+def published_model(name: str) -> PublishedModel:
+    """The model of this name; a UserError that lists all names if there is none."""
+    models = published_models()
+    if name.lower() in models:
+        return models[name.lower()]
+    raise UserError(f"The paper has no model '{name}'.{suggest(name, models)} It has {', '.join(models)}.")
+
+
+def _model(name: str, rows: dict[int, PublishedRow], official: dict[str, float | None]) -> PublishedModel:
+    labels = rows[1].labels
+    return PublishedModel(name, labels["setting"], labels["method"], labels["llm"], rows, official)
+
+
+def _short(labels: Mapping[str, str]) -> str:
+    method = labels["method"].removesuffix(OFFICIAL)
+    size = labels["llm"].split("-")[-1]
+    return f"{method.removesuffix(CAL)}-{size}{CAL if method.endswith(CAL) else ''}".lower()
 
 
 def _table(raw: dict[str, object]) -> PublishedTable:

@@ -16,6 +16,7 @@ class Answer:
     prompt: str
     text: str
     seconds: float
+    truncated: bool = False  # it was not at its end when it reached the longest length allowed
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,23 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class Makeup:
+    """How a score follows from its samples; each tuple is in their order, or empty.
+
+    It is `scale` times the mean over categories (or their sum) of numerators over denominators. Without numerators these are the samples'
+    scores, each over 1; without categories there is one. A sample whose category is None takes no part.
+    """
+
+    scale: float
+    pictures: tuple[int, ...]  # equal for samples that share a picture
+    categories: tuple[str | None, ...] = ()
+    numerators: tuple[float, ...] = ()
+    denominators: tuple[float, ...] = ()
+    summed: bool = False
+    of_the_set: bool = False  # a sample's score depends on which others were scored
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """A benchmark's summary: the score in the paper's unit, unrounded, and the score of each sample."""
 
@@ -83,6 +101,11 @@ class TaskResult:
     prompts: str
     metrics: dict[str, float | None]
     samples: tuple[tuple[int, float], ...]
+    split: str = ""  # empty, and no makeup: written before these were kept
+    scorer: str = ""
+    truncated: int = 0
+    approximate: bool = False  # made without the tokenizer of published scores
+    makeup: Makeup | None = None
 
 
 def to_json(record: "RunRecord | TaskResult") -> str:
@@ -95,7 +118,8 @@ def result_from_json(text: str) -> TaskResult:
     """The summary in a text that `to_json` wrote; ValueError, KeyError or TypeError for any other text."""
     raw = json.loads(text)
     samples = tuple((int(number), float(score)) for number, score in raw.pop("samples"))
-    return TaskResult(samples=samples, **raw)
+    makeup = raw.pop("makeup", None)
+    return TaskResult(samples=samples, makeup=None if makeup is None else _makeup_from(makeup), **raw)
 
 
 def run_from_json(text: str) -> RunRecord:
@@ -108,13 +132,16 @@ def run_from_json(text: str) -> RunRecord:
 def answer_to_json(answer: Answer) -> str:
     """One line of a run's answers."""
     content = {"id": answer.id, "prompt": answer.prompt, "answer": answer.text, "seconds": round(answer.seconds, 4)}
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    if answer.truncated:
+        content["truncated"] = True
+    # Half of a surrogate pair is no character: it stays the escape that it came as.
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def answer_from_json(line: str) -> Answer:
     """The answer in a line that `answer_to_json` wrote; ValueError, KeyError or TypeError for any other line."""
     raw = json.loads(line)
-    return Answer(int(raw["id"]), str(raw["prompt"]), str(raw["answer"]), float(raw["seconds"]))
+    return Answer(int(raw["id"]), str(raw["prompt"]), str(raw["answer"]), float(raw["seconds"]), bool(raw.get("truncated", False)))
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -124,6 +151,11 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _makeup_from(raw: dict[str, Any]) -> Makeup:
+    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return Makeup(**tuples)  # type: ignore[arg-type]
 
 
 def _benchmark_from(raw: dict[str, Any]) -> BenchmarkRecord:

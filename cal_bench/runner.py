@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cal_bench.models import Model
 from cal_bench.progress import progress
-from cal_bench.records import Questions, TaskResult, Unanswered, finite
-from cal_bench.runs import Run
+from cal_bench.records import Makeup, Questions, TaskResult, Unanswered, finite
+from cal_bench.runs import Run, versions
 
 if TYPE_CHECKING:
-    from cal_bench.tasks.base import Sample
+    from cal_bench.models import Model
+    from cal_bench.tasks.base import Sample, Scores
     from cal_bench.tasks.load import Task
+
+
+# Whose rules a score depends on.
+SCORERS = ("lmms-eval", "cal-bench")
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,15 @@ def evaluate(model: Model, task: Task, run: Run, limit: int | None = None) -> Ev
     """Answer what is still unanswered, score everything, record both."""
     name, samples = task.benchmark.name, task.samples(limit)
     run.begin(name, questions(task, samples, limit))
-    if done := run.result(name):
+    done = run.result(name)
+    # An approximate score is made again where it can be made as published ones are.
+    if done and (not done.approximate or task.approximate):
         return Evaluation(name, done)
     unanswered = _answer(model, name, samples, run)
     if unanswered:
         run.leave_open(name, unanswered)
         return Evaluation(name, None, unanswered)
-    return Evaluation(name, run.finish(_scored(task, run, samples, limit)))
+    return Evaluation(name, run.finish(scored(task, run, samples, limit)))
 
 
 def questions(task: Task, samples: Sequence[Sample], limit: int | None) -> Questions:
@@ -68,7 +74,8 @@ def _answer(model: Model, name: str, samples: Sequence[Sample], run: Run) -> dic
     return unanswered
 
 
-def _scored(task: Task, run: Run, samples: Sequence[Sample], limit: int | None) -> TaskResult:
+def scored(task: Task, run: Run, samples: Sequence[Sample], limit: int | None) -> TaskResult:
+    """The summary of the run's answers to these samples."""
     answers = run.answered(task.benchmark.name)
     scores = task.score({sample.id: answers[sample.id].text for sample in samples})
     benchmark = task.benchmark
@@ -86,4 +93,33 @@ def _scored(task: Task, run: Run, samples: Sequence[Sample], limit: int | None) 
         prompts=questions(task, samples, limit).prompts,
         metrics=finite(scores.metrics),
         samples=tuple(sorted(scores.samples.items())),
+        split=task.split,
+        scorer=_scorer(scores),
+        truncated=sum(answers[sample.id].truncated for sample in samples),
+        makeup=_makeup(scores, samples),
+        approximate=scores.approximate,
+    )
+
+
+def _scorer(scores: Scores) -> str:
+    used = [f"{package} {version}" for package, version in versions().items() if package in SCORERS]
+    return ", ".join([*used, "tokenizer without Java"] if scores.approximate else used)
+
+
+def _makeup(scores: Scores, samples: Sequence[Sample]) -> Makeup | None:
+    """What the score is made of, as it is kept: pictures by number, and nothing that every sample has alike."""
+    if scores.makeup is None:
+        return None
+    numbers: dict[str, int] = {}
+    ordered = sorted(samples, key=lambda sample: sample.id)
+    parts = [scores.makeup.parts[sample.id] for sample in ordered]
+    plain = all((part.numerator, part.denominator) == (scores.samples[sample.id], 1.0) for sample, part in zip(ordered, parts, strict=True))
+    return Makeup(
+        scale=scores.makeup.scale,
+        pictures=tuple(numbers.setdefault(sample.cluster or f"none: {sample.id}", len(numbers)) for sample in ordered),
+        categories=() if all(part.category == "" for part in parts) else tuple(part.category for part in parts),
+        numerators=() if plain else tuple(part.numerator for part in parts),
+        denominators=() if plain else tuple(part.denominator for part in parts),
+        summed=scores.makeup.summed,
+        of_the_set=scores.makeup.of_the_set,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from cal_bench.config import MINIWORLD, StudyConfig, dump_study, in_world
 from cal_bench.errors import UserError
-from cal_bench.evaluation import Options, evaluate_checkpoint, open_tasks, without_java
+from cal_bench.evaluation import Options, checked, evaluate_checkpoint, open_tasks
 from cal_bench.evidence import TABLES, arm_record, write_evidence
 from cal_bench.miniworld import assemble, draw_world
 from cal_bench.models import checkpoint_folder
@@ -41,10 +41,10 @@ class Outcome:
 
 def run_study(study: StudyConfig, out: Path, command: str) -> Outcome:
     """Everything, from the config to the tables."""
-    names = without_java(study.evaluate.benchmarks)
+    names = checked(study.evaluate.benchmarks)
     ready = prepare(study, out)
     tasks = open_tasks(names, ready.study.evaluate.data)
-    options = Options(study.evaluate.batch_size, study.evaluate.limit)
+    options = Options(study.evaluate.batch_size, study.evaluate.limit, study.processing, ready.study.evaluate.data)
     done: list[Evaluation] = []
     for arm in study.arms:
         checkpoint = train_arm(ready, arm)
@@ -52,8 +52,8 @@ def run_study(study: StudyConfig, out: Path, command: str) -> Outcome:
         done += evaluate_checkpoint(checkpoint, tasks, run_folder(out, arm), options)
     tables = write_evidence(out, command, {arm: _record(study, out, arm) for arm in study.arms})
     say(f"Tables: {out / TABLES}\nCheckpoints: {out / 'arms'}\nAnswers and scores: {out / 'runs'}")
-    if left_out := [name for name in study.evaluate.benchmarks if name not in names]:
-        say(f"Not in the tables for want of Java: {', '.join(left_out)}. Once it is there, the same command adds them.")
+    if rough := dict.fromkeys(result.benchmark for evaluation in done if (result := evaluation.result) and result.approximate):
+        say(f"Not in the tables for want of Java: {', '.join(rough)}. Once it is there, the same command adds them.")
     say(f"Next: cal-bench table {out}")
     return Outcome(tables, all(evaluation.complete for evaluation in done))
 

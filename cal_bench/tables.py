@@ -1,17 +1,20 @@
-"""The paper's tables from the summaries of runs; pure functions of records."""
+"""The paper's tables from the summaries of runs; pure functions of records. What they look like is in `table_text.py`."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cal_bench.errors import UserError
+from cal_bench.published import PublishedModel, published_models
 from cal_bench.records import TaskResult
 
-Arms = Mapping[str, Mapping[str, TaskResult]]  # arm -> benchmark -> summary; the first arm is what the others are compared with
+Arms = Mapping[str, Mapping[str, TaskResult]]  # arm -> benchmark -> summary
 
-MISSING = "–"
-LIMITED = "†"
+MISSING, LIMITED, APPROXIMATE = "–", "†", "‡"
+SCALE_NOTE = f"{APPROXIMATE} CIDEr without the Java tokenizer: near to published scores, and not to be held against them."
+OFFICIAL_TABLE = 6
+# Answers that were scored but should be looked at; the names of their counts in the summaries.
+ODD = ("unreadable", "empty", "truncated")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,14 @@ LAYOUTS = (
     Layout(2, "Image captioning and visual grounding", ("coco_caption", "textcaps", "refcocog_val", "refcocog_test"), True),
     Layout(7, "Additional benchmarks; VQA-Text* is given OCR tokens", ("mme", "pope", "seed_img", "textvqa_ocr"), False),
 )
+# The columns of three other tables once more, to hold baselines against the official numbers.
+BASELINES = Layout(
+    OFFICIAL_TABLE,
+    "Baselines; VQA-Text* is given OCR tokens",
+    ("docvqa", "chartqa", "textvqa", "textvqa_ocr", "scienceqa_img", "mme", "pope", "seed_img", "coco_caption", "textcaps"),
+    False,
+)
+NUMBERS = tuple(sorted(layout.number for layout in (*LAYOUTS, BASELINES)))
 
 
 @dataclass(frozen=True)
@@ -42,9 +53,33 @@ class Wins:
         return f"{self.won}/{self.all}"
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A model of the paper to be put beside the runs; the 95 % sampling interval of each run's score: arm -> benchmark -> interval;
+    and the size of each whole benchmark, which is what the paper's numbers are of."""
+
+    model: PublishedModel
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which tables, by their numbers in the paper, and what beside the runs."""
+
+    numbers: tuple[int, ...] = tuple(layout.number for layout in LAYOUTS)
+    beside: Beside | None = None
+
+
 def printed(score: float, decimals: int) -> str:
     """A score as the tables show it."""
     return f"{score:.{decimals}f}"
+
+
+def signed(number: float, decimals: int) -> str:
+    """A difference with its sign; no sign where it is 0 as printed."""
+    text = f"{number:+.{decimals}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def count_wins(before: Mapping[str, float], after: Mapping[str, float], decimals: Mapping[str, int]) -> Wins:
@@ -54,40 +89,97 @@ def count_wins(before: Mapping[str, float], after: Mapping[str, float], decimals
     return Wins(len(won), len(shared))
 
 
-def tables_json(arms: Arms, command: str) -> dict[str, Any]:
+def tables_json(arms: Arms, command: str, wanted: Wanted | None = None) -> dict[str, Any]:
     """Everything the tables show and the unrounded scores behind it; results that cannot be compared are refused."""
     _check_comparable(arms)
-    return {"command": command, "tables": [_table(arms, layout) for layout in LAYOUTS if _columns(arms, layout)]}
+    wanted = wanted or Wanted()
+    layouts = [layout for layout in (*LAYOUTS, BASELINES) if layout.number in wanted.numbers and _columns(arms, layout)]
+    if not layouts:
+        numbers = ", ".join(map(str, wanted.numbers))
+        raise UserError(
+            f"There is nothing to put into a table: no run holds a complete benchmark of the tables {numbers}. Run cal-bench eval first."
+        )
+    return {"command": command, "tables": [_table(arms, layout, wanted.beside) for layout in layouts]}
 
 
-def tables_markdown(arms: Arms, command: str) -> str:
-    """The tables of `tables_json` as markdown."""
-    content = tables_json(arms, command)
-    tables = [_table_markdown(table) for table in content["tables"]]
-    if not tables:
-        raise UserError("There is nothing to put into a table: no run holds a complete benchmark. Run cal-bench eval first.")
-    return "\n".join([*tables, f"Made by {_code(command)}.", ""])
-
-
-def _table(arms: Arms, layout: Layout) -> dict[str, Any]:
+def _table(arms: Arms, layout: Layout, beside: Beside | None) -> dict[str, Any]:
     columns = _columns(arms, layout)
     decimals = {result.benchmark: result.decimals for result in columns}
     scores = {arm: _scores(results, layout) for arm, results in arms.items()}
-    best = {name: _best([row[name] for row in scores.values() if name in row], decimals[name]) for name in decimals}
-    first = next(iter(scores))
     rows = []
-    for arm, row in scores.items():
-        shown = {name: printed(score, decimals[name]) for name, score in row.items()}
-        wins = str(count_wins(scores[first], row, decimals)) if layout.counts_wins and arm != first else ""
-        bold = [name for name in shown if shown[name] == best[name]]
-        counts = {kind: {name: getattr(arms[arm][name], kind) for name in row} for kind in ("unreadable", "empty")}
-        rows.append({"arm": arm, "scores": row, "printed": shown, "best": bold, "win_all": wins, **counts})
-    head = {"table": layout.number, "title": layout.title, "compared_with": first, "counts_wins": layout.counts_wins}
-    return {**head, "columns": [_column(result) for result in columns], "rows": rows}
+    for group in _groups(list(arms)):
+        best = {name: _best([scores[arm][name] for arm in group if name in scores[arm]], decimals[name]) for name in decimals}
+        for arm in group:
+            shown = {name: printed(score, decimals[name]) for name, score in scores[arm].items()}
+            wins = str(count_wins(scores[group[0]], scores[arm], decimals)) if layout.counts_wins and arm != group[0] else ""
+            counts = {kind: {name: getattr(arms[arm][name], kind) for name in shown} for kind in ODD}
+            bold = [name for name in shown if shown[name] == best[name]]
+            row = {"arm": arm, "scores": scores[arm], "printed": shown, "best": bold, "win_all": wins, "compared_with": group[0]}
+            rows.append({**row, **_labels(arm), **counts})
+    head = {"table": layout.number, "title": layout.title, "compared_with": rows[0]["arm"], "counts_wins": layout.counts_wins}
+    published = _published(beside, rows, columns, layout) if beside else {}
+    return {**head, "columns": [_column(result) for result in columns], "rows": rows, **published}
+
+
+def _groups(arms: Sequence[str]) -> list[list[str]]:
+    """Arms that are compared with each other, the first being the one that the others are compared with.
+
+    "x+cal" and "x+other" belong to "x". Without such names all arms are one group.
+    """
+    groups: dict[str, list[str]] = {}
+    for arm in sorted(arms, key=lambda name: name not in {other.partition("+")[0] for other in arms}):
+        base = arm.partition("+")[0]
+        groups.setdefault(base if base in arms else arm, []).append(arm)
+    if all(len(group) == 1 for group in groups.values()):
+        return [list(arms)]
+    return list(groups.values())
+
+
+def _labels(arm: str) -> dict[str, str]:
+    """The paper's labels of an arm that is named as one of its models; an arm of its baseline that the paper has not stands beside it."""
+    models = published_models()
+    model = models.get(arm.lower()) or models.get(arm.lower().partition("+")[0])
+    if model is None:
+        return {}
+    variant = "" if arm.lower() in models else arm[arm.index("+") :]
+    return {"setting": model.setting, "method": model.method + variant, "llm": model.llm}
+
+
+def _published(beside: Beside, rows: Sequence[Mapping[str, Any]], columns: Sequence[TaskResult], layout: Layout) -> dict[str, Any]:
+    """The paper's row, in Table 6 also the official one, and for each run the differences from it and whether they are sampling."""
+    model, decimals = beside.model, {result.benchmark: result.decimals for result in columns}
+    row = model.rows.get(layout.number)
+    found = {"paper": row.scores if row else {}}
+    if layout.number == OFFICIAL_TABLE:
+        found["official"] = dict(model.official)
+    wins = row.win_all if row and layout.counts_wins else ""
+    published = [_published_row(kind, model, scores, decimals) | {"win_all": wins} for kind, scores in found.items()]
+    differences = [_differences(one, other, beside, decimals) for one in rows for other in published if other["scores"]]
+    parts = {result.benchmark: beside.sizes[result.benchmark] for result in columns if result.n < beside.sizes[result.benchmark]}
+    return {"published": [row for row in published if row["scores"]], "differences": differences, "parts": parts}
+
+
+def _published_row(kind: str, model: PublishedModel, scores: Mapping[str, float | None], decimals: Mapping[str, int]) -> dict[str, Any]:
+    known = {name: score for name, score in scores.items() if score is not None and name in decimals}
+    shown = {name: printed(score, decimals[name]) for name, score in known.items()}
+    labels = {"setting": model.setting, "method": model.method, "llm": model.llm}
+    return {"model": model.name, "kind": kind, **labels, "scores": known, "printed": shown}
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], beside: Beside, decimals: Mapping[str, int]) -> dict[str, Any]:
+    shared = [name for name in ours["scores"] if name in theirs["scores"]]
+    apart = {name: ours["scores"][name] - theirs["scores"][name] for name in shared}
+    within = {name: _within(theirs["scores"][name], beside.intervals[ours["arm"]].get(name)) for name in shared}
+    shown = {name: signed(number, decimals[name]) for name, number in apart.items()}
+    return {"arm": ours["arm"], "from": theirs["kind"], "differences": apart, "printed": shown, "within": within}
+
+
+def _within(score: float, interval: tuple[float, float] | None) -> bool | None:
+    return None if interval is None else interval[0] <= score <= interval[1]
 
 
 def _column(result: TaskResult) -> dict[str, Any]:
-    names = ("benchmark", "column", "unit", "decimals", "n", "limit", "data_fingerprint", "prompts")
+    names = ("benchmark", "column", "unit", "decimals", "n", "split", "limit", "data_fingerprint", "prompts", "scorer", "approximate")
     return {name: getattr(result, name) for name in names}
 
 
@@ -122,61 +214,17 @@ def _check_comparable(arms: Arms) -> None:
 
 
 def _check_pair(before: tuple[str, TaskResult], after: tuple[str, TaskResult]) -> None:
-    words = {"limit": "limits", "n": "numbers of samples", "data_fingerprint": "data", "prompts": "prompts or samples"}
+    words = {"limit": "limits", "n": "numbers of samples", "data_fingerprint": "data", "prompts": "prompts or samples", "scorer": "scorers"}
     for field, word in words.items():
         old, new = getattr(before[1], field), getattr(after[1], field)
         if old != new:
             raise UserError(
                 f"{before[0]} and {after[0]} cannot be put into one table: their {before[1].benchmark} has different {word} "
-                f"({_brief(old)} and {_brief(new)}). Evaluate both with the same data and limit."
+                f"({_brief(old, field)} and {_brief(new, field)}). Evaluate both with the same data and limit."
             )
 
 
-def _brief(value: int | str | None) -> str:
-    return "none" if value is None else str(value)[:12]
-
-
-def _table_markdown(table: Mapping[str, Any]) -> str:
-    columns, wins = table["columns"], table["counts_wins"]
-    headings = [escape(column["column"]) + (LIMITED if column["limit"] is not None else "") for column in columns]
-    lines = [
-        f"### Table {table['table']}. {escape(table['title'])}",
-        "",
-        _line(["Arm", *headings, *(["Win/All"] if wins else [])]),
-        _line(["---", *("---:" for _ in columns), *([":---:"] if wins else [])]),
-        *(_line([escape(row["arm"]), *_cells(row, columns), *([row["win_all"]] if wins else [])]) for row in table["rows"]),
-        "",
-        *_footnotes(table),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _cells(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[str]:
-    shown = {name: f"**{text}**" if name in row["best"] else text for name, text in row["printed"].items()}
-    return [shown.get(column["benchmark"], MISSING) for column in columns]
-
-
-def _footnotes(table: Mapping[str, Any]) -> list[str]:
-    columns = table["columns"]
-    notes = ["Best in bold."]
-    if table["counts_wins"] and len(table["rows"]) > 1:
-        notes[0] += f" Win/All: columns that are strictly better than {escape(table['compared_with'])} at the printed precision, of all."
-    for limit in sorted({column["limit"] for column in columns if column["limit"] is not None}):
-        notes.append(f"{LIMITED} Limited to at most {limit:,} random samples, the same for every arm.")
-    notes.append("Samples: " + ", ".join(f"{column['benchmark']} {column['n']:,}" for column in columns) + ".")
-    notes.append("Data: " + ", ".join(f"{column['benchmark']} {column['data_fingerprint'][:8]}" for column in columns) + ".")
-    return ["\\\n".join(notes)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def escape(text: str) -> str:
-    """The text as markdown shows it literally in one cell of a table."""
-    one_line = " ".join(text.split())
-    return re.sub(r"[\\|*`\[\]<>~&]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found.group(), one_line)
-
-
-def _code(text: str) -> str:
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+def _brief(value: int | str | None, field: str) -> str:
+    if value in (None, ""):
+        return "none"
+    return str(value) if field == "scorer" else str(value)[:12]

@@ -4,6 +4,8 @@ if __name__ == "tasks":
     raise ImportError("import cal_bench.tasks, not tasks: one file under two names is two modules")
 
 import difflib
+import importlib
+import inspect
 
 from . import (
     chartqa,
@@ -44,7 +46,20 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     textvqa_ocr.BENCHMARK,
 )
 
-__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkError", "Generation", "Sample", "Scores", "Task", "check_java", "get", "names", "open_task"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "BenchmarkError",
+    "Generation",
+    "Sample",
+    "Scores",
+    "Task",
+    "about",
+    "check_java",
+    "get",
+    "names",
+    "open_task",
+]
 
 
 def names() -> tuple[str, ...]:
@@ -60,3 +75,8 @@ def get(name: str) -> Benchmark:
     near = difflib.get_close_matches(name.lower(), by_name, n=1)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     raise BenchmarkError(f"There is no benchmark '{name}'.{guess} Known benchmarks: {', '.join(by_name)}.")
+
+
+def about(benchmark: Benchmark) -> str:
+    """What the module of a benchmark says of it: paper, split, score, and what to know."""
+    return inspect.cleandoc(importlib.import_module(f"{__package__}.{benchmark.name}").__doc__ or "")

@@ -41,8 +41,29 @@ class Marked:
     id: int
     row: Mapping[str, Any]
     answer: str  # stripped, as lmms-eval does before it scores
+    text: str  # as the model gave it, which is what the benchmarks' own scripts read
     result: Mapping[str, Any]  # what lmms-eval's process_results returned
     guessed: bool  # lmms-eval could not read the answer and drew one at random
+    picture: tuple[int, int] | None = None  # width and height, where boxes are shares of them
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one answer brings to the headline: a numerator and a denominator in one category; no category, no part in it."""
+
+    category: str | None
+    numerator: float
+    denominator: float
+
+
+@dataclass(frozen=True)
+class Makeup:
+    """How the headline follows from its parts: `scale` times the mean over categories of numerators over denominators, or their sum."""
+
+    scale: float
+    parts: Mapping[int, Part]
+    summed: bool = False  # the categories are added up instead
+    of_the_set: bool = False  # what one answer is worth depends on which others are scored
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,8 @@ class Scores:
     samples: dict[int, float]  # 0 to 1 each; CIDEr 0 to 10
     unreadable: int
     empty: int
+    makeup: Makeup | None = None
+    approximate: bool = False  # made without the tokenizer that published scores are made with
 
 
 def never_unreadable(mark: Marked) -> bool:
@@ -81,15 +104,18 @@ class Benchmark:
     sample_score: Callable[[dict[str, Any]], float] | None  # from one process_results dict; None: see set_scores
     unit: str = "%"
     decimals: int = 1
-    needs_java: bool = False
+    needs_java: bool = False  # for its own score; without Java there is an approximate one
     max_new_tokens: int | None = None  # where lmms-eval sets no bound: 1,024, the usual default, is useless for short answers
     pair: tuple[str, ...] = ()  # two rows that agree in these columns are drawn and scored together
     only: tuple[str, str] | None = None  # (column, value) of the rows that belong to the paper's column
     expressions: bool = False  # `answer` is a list of expressions, each a sample; `bbox` is in pixels
-    row_by_row: bool = False  # aggregate row by row, a row on which lmms-eval divides by zero being worth 0
+    row_by_row: bool = False  # aggregate row by row; a row to which lmms-eval gives no number is worth 0
     unreadable: Callable[[Marked], bool] = never_unreadable
     second_rules: Callable[[Sequence[Marked]], dict[str, float]] = no_second_rule
     set_scores: Callable[[Sequence[Marked]], list[float]] | None = None  # scores that only the whole set decides; `metric` is their mean
+    category: Callable[[Marked], str | None] | None = None  # the headline is put together from these; None: not in the headline
+    sums_categories: bool = False  # by adding them up, not by their plain mean
+    shares: Callable[[Sequence[Marked]], list[tuple[float, float]]] | None = None  # numerators, denominators where the headline is no mean
 
 
 def mean(values: Sequence[float]) -> float:

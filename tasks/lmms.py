@@ -61,6 +61,16 @@ def write_yaml(lmms_task: str, folder: Path) -> Path:
     return path
 
 
+def included_task(benchmark: Benchmark) -> str:
+    """What lmms-eval itself calls the task that ours includes."""
+    import lmms_eval
+
+    text = (resources.files(__package__) / f"{benchmark.lmms_task}.yaml").read_text()
+    target = text.partition("include: lmms_eval/")[2].partition("\n")[0]
+    own = (Path(lmms_eval.__file__).parent / target).read_text()
+    return next(line.partition(":")[2].strip().strip("\"'") for line in own.splitlines() if line.startswith("task:"))
+
+
 @dataclass(frozen=True)
 class Definition:
     """What lmms-eval's YAML and its functions say about a task."""

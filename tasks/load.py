@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .base import Benchmark, BenchmarkError, Generation, Marked, Sample, Scores, mean
+from .base import Benchmark, BenchmarkError, Generation, Makeup, Marked, Part, Sample, Scores, mean
 from .captions import check_java
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = ["Task", "check_java", "open_task"]
 
 # One draw for all models and benchmarks; a smaller limit gives a part of what a larger one gives.
 LIMIT_SEED = 0
+# The name of a CIDEr that was made without Java's tokenizer.
+APPROXIMATE = "cider_approx"
 # What lmms-eval's functions raise on a row whose columns are there but hold something else than they expect.
 UNFIT_ROW = (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError)
 
@@ -49,10 +52,22 @@ class Task:
     def __init__(self, benchmark: Benchmark, definition: Definition, rows: Rows) -> None:
         self.benchmark = benchmark
         self.data_fingerprint = rows.fingerprint
+        self.split = definition.split
         self._definition = definition
         self._rows = rows
         self._places = _places(benchmark, rows)
         self._pairs = _pairs(benchmark, rows, self._places)
+
+    @property
+    def approximate(self) -> bool:
+        """Whether scores are approximate here, for want of Java."""
+        return bool(check_java([self.benchmark]))
+
+    @property
+    def generation_settings(self) -> Mapping[str, Any]:
+        """How lmms-eval has its models answer."""
+        settings: Mapping[str, Any] = self._definition.config.generation_kwargs
+        return settings
 
     def samples(self, limit: int | None = None) -> list[Sample]:
         """The questions in the order of the data; with a limit the same random ones for every model.
@@ -68,18 +83,21 @@ class Task:
 
         self._check_ids(answers)
         definition = read_definition(self.benchmark)
-        marks = [self._mark(definition, id, answers[id].strip()) for id in sorted(answers)]
+        marks = [self._mark(definition, id, answers[id]) for id in sorted(answers)]
         samples, metrics = self._totals(definition, marks)
         metrics |= self.benchmark.second_rules(marks)
-        if self.benchmark.metric not in metrics:
-            name, metric = self.benchmark.name, self.benchmark.metric
+        metric = APPROXIMATE if self.approximate else self.benchmark.metric
+        if metric not in metrics:
+            name = self.benchmark.name
             raise BenchmarkError(f"{name}: none of the {len(marks)} rows scored counts for {metric}. Raise the limit.")
         return Scores(
-            headline=metrics[self.benchmark.metric] * self.benchmark.scale,
+            headline=metrics[metric] * self.benchmark.scale,
             metrics=metrics,
             samples=samples,
             unreadable=sum(self.benchmark.unreadable(mark) for mark in marks),
             empty=sum(not mark.answer for mark in marks),
+            makeup=_makeup(self.benchmark, marks, samples),
+            approximate=self.approximate,
         )
 
     def _drawn(self, limit: int | None) -> list[int]:
@@ -113,21 +131,23 @@ class Task:
         row = self._rows.text(place.row)
         return row if place.expression is None else {**row, "answer": row["answer"][place.expression]}
 
-    def _mark(self, definition: Definition, id: int, answer: str) -> Marked:
-        place = self._places[id]
+    def _mark(self, definition: Definition, id: int, text: str) -> Marked:
+        place, answer = self._places[id], text.strip()
         row = self._question(place)
+        picture = None if place.expression is None else self._rows.picture_size(place.row)
         with self._blame(id, "score"):
-            if place.expression is not None:
-                row["bbox"] = _share_of_picture(row["bbox"], self._rows.picture_size(place.row), self._rows.box_type)
+            if picture is not None:
+                row["bbox"] = _share_of_picture(row["bbox"], picture, self._rows.box_type)
             result, guessed = definition.mark(dict(row), answer, seed=f"{self.benchmark.name} {id}")
-        return Marked(id, self._rows.text(place.row), answer, result, guessed)
+        return Marked(id, self._rows.text(place.row), answer, text, result, guessed, picture)
 
     def _totals(self, definition: Definition, marks: Sequence[Marked]) -> tuple[dict[int, float], dict[str, float]]:
         """The score of each sample, and lmms-eval's aggregates."""
         benchmark = self.benchmark
         if benchmark.set_scores is not None:
             scores = benchmark.set_scores(marks)
-            return {mark.id: score for mark, score in zip(marks, scores, strict=True)}, {benchmark.metric: mean(scores)}
+            metric = APPROXIMATE if self.approximate else benchmark.metric
+            return {mark.id: score for mark, score in zip(marks, scores, strict=True)}, {metric: mean(scores)}
         assert benchmark.sample_score is not None, f"{benchmark.name} declares no score"
         return {mark.id: benchmark.sample_score(dict(mark.result)) for mark in marks}, _aggregates(benchmark, definition, marks)
 
@@ -196,6 +216,14 @@ def _share_of_picture(box: Sequence[float], size: tuple[int, int], box_type: Any
     return [float(box_type(share)) for share in (x / across, y / down, (x + width) / across, (y + height) / down)]
 
 
+def _makeup(benchmark: Benchmark, marks: Sequence[Marked], samples: Mapping[int, float]) -> Makeup:
+    """What the headline is made of; by default the plain mean of the samples' scores."""
+    shares = benchmark.shares(marks) if benchmark.shares else [(samples[mark.id], 1.0) for mark in marks]
+    categories = [benchmark.category(mark) if benchmark.category else "" for mark in marks]
+    parts = {mark.id: Part(category, *share) for mark, category, share in zip(marks, categories, shares, strict=True)}
+    return Makeup(benchmark.scale, parts, benchmark.sums_categories, of_the_set=benchmark.set_scores is not None)
+
+
 def _aggregates(benchmark: Benchmark, definition: Definition, marks: Sequence[Marked]) -> dict[str, float]:
     from .lmms import quiet
 
@@ -213,6 +241,7 @@ def _aggregates(benchmark: Benchmark, definition: Definition, marks: Sequence[Ma
 
 def _guarded(definition: Definition, metric: str, value: Any, folder: str) -> float:
     try:
-        return definition.aggregate(metric, [value], folder)
+        score = definition.aggregate(metric, [value], folder)
     except ZeroDivisionError:
         return 0.0
+    return score if math.isfinite(score) else 0.0

@@ -23,14 +23,15 @@ def official(marks: Sequence[Marked]) -> dict[str, float]:
     """The authors' script: which answers it reads, and the plain mean over questions; and that mean by lmms-eval's reading."""
     return {
         "micro_accuracy": mean([mark.result["average"]["score"] for mark in marks]),
-        "official_accuracy": mean([float(_officially_right(mark)) for mark in marks]),
+        "official_accuracy": mean([officially_right(mark) for mark in marks]),
     }
 
 
-def _officially_right(mark: Marked) -> bool:
+def officially_right(mark: Marked) -> float:
+    """1 if the answer begins with the letter in one of the four forms that the authors' script reads."""
     answer = mark.answer.lower().replace("\n", " ")
     gold = mark.row["answer"].lower().strip()
-    return any(answer.startswith(prefix + gold) for prefix in ("", "(", "option ", "the answer is "))
+    return float(any(answer.startswith(prefix + gold) for prefix in ("", "(", "option ", "the answer is ")))
 
 
 BENCHMARK = Benchmark(
@@ -46,4 +47,5 @@ BENCHMARK = Benchmark(
     max_new_tokens=64,
     unreadable=unreadable,
     second_rules=official,
+    category=lambda mark: str(mark.row["l2_category"]),
 )

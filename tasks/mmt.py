@@ -26,9 +26,9 @@ def without_guesses(marks: Sequence[Marked]) -> dict[str, float]:
 def official_reading(mark: Marked) -> str | None:
     """The one option whose letter stands alone in the answer, else the one whose text occurs in it, else none."""
     options = {letter: mark.row[letter].lower() for letter in OPTIONS if mark.row.get(letter)}
-    words = mark.answer.translate(str.maketrans(".()[],:;!*#{}", " " * 13)).split()
+    words = mark.text.translate(str.maketrans(".()[],:;!*#{}", " " * 13)).split()
     letters = [letter for letter in options if letter in words]
-    texts = [letter for letter, text in options.items() if text in mark.answer.lower()]
+    texts = [letter for letter, text in options.items() if text in mark.text.lower()]
     return letters[0] if len(letters) == 1 else texts[0] if len(texts) == 1 else None
 
 
@@ -44,4 +44,5 @@ BENCHMARK = Benchmark(
     sample_score=lambda result: float(result["accuracy"]["overall"]),
     unreadable=lambda mark: mark.guessed,
     second_rules=without_guesses,
+    shares=lambda marks: [(100 * float(mark.result["accuracy"]["overall"]), 1.0) for mark in marks],
 )

@@ -110,9 +110,9 @@ def local_files(benchmark: Benchmark, split: str, data: str) -> list[Path]:
         single, folder = path / f"{benchmark.file}.parquet", path / benchmark.file
         expected, files = f"{single} or {folder}/{split}-*.parquet", [single] if single.is_file() else _parts(folder, split)
     else:
+        what = f"{path} is no parquet file" if path.exists() else f"the data folder {path} does not exist"
         raise BenchmarkError(
-            f"{benchmark.name}: the data folder {path} does not exist. "
-            f"Expected a folder that holds {benchmark.file}.parquet, the path of a parquet file, or '{HUB}'."
+            f"{benchmark.name}: {what}. Expected a folder that holds {benchmark.file}.parquet, the path of a parquet file, or '{HUB}'."
         )
     if not files:
         raise BenchmarkError(f"{benchmark.name}: no data at {path}. Expected {expected}, or '{HUB}' to fetch it.")

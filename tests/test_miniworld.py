@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,16 @@ from cal_bench.miniworld.markup import Span, parse
 from cal_bench.miniworld.scene import SIDE, make_scene, patch_letters, patch_owner, writings
 from cal_bench.miniworld.vocabulary import COLOURS, CONTENT, KIND_OF, NOUNS, WORDS
 from cal_bench.miniworld.world import BLOCK, INSTRUCT, PER_FILE, TEST
+
+
+def test_records_do_not_depend_on_the_process_that_draws_them():
+    code = (
+        "import random; from cal_bench.miniworld.conversations import image_turns; from cal_bench.miniworld.scene import make_scene;"
+        "print([image_turns(make_scene(seed), random.Random(seed)) for seed in range(60)])"
+    )
+    # Python orders sets of words by a number that it draws at its start.
+    said = [subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}) for seed in "12"]
+    assert said[0] == said[1] != b""
 
 
 def test_a_seed_is_a_picture():

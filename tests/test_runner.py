@@ -29,6 +29,7 @@ class ToyTask:
     data_fingerprint: str = "d1"
     suffix: str = ""
     max_new_tokens: int = 8
+    split: str = "test"
     benchmark: ToyBenchmark = ToyBenchmark()
 
     def samples(self, limit=None):

@@ -5,7 +5,8 @@ import pytest
 
 from cal_bench.errors import UserError
 from cal_bench.records import TaskResult
-from cal_bench.tables import Wins, count_wins, escape, tables_json, tables_markdown
+from cal_bench.table_text import escape, tables_markdown
+from cal_bench.tables import Wins, count_wins, tables_json
 
 COLUMNS = {"ocrbench": "OCRB.", "docvqa": "VQA-Doc", "chartqa": "VQA-Chart", "coco_caption": "COCO Caption", "mme": "MME", "pope": "POPE"}
 
@@ -171,9 +172,12 @@ def test_json_holds_the_unrounded_numbers():
         "unit": "%",
         "decimals": 0,
         "n": 150,
+        "split": "",
         "limit": None,
         "data_fingerprint": "ocrbench0123456789",
         "prompts": "p",
+        "scorer": "",
+        "approximate": False,
     }
     assert content["command"] == COMMAND
 
