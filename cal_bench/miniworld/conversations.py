@@ -1,6 +1,7 @@
 """Training records in LLaVA's format: captions for pre-training, the instruction mix, and text-only dialogues."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from . import texts
@@ -31,14 +32,23 @@ def caption_turn(scene: Scene, rng: random.Random) -> Turn:
 
 def image_turns(scene: Scene, rng: random.Random, counts: tuple[int, ...] = (3, 4)) -> list[Turn]:
     """A few turns about one picture, as LLaVA-1.5's mix strings the questions of one image together."""
-    turns: list[Turn] = []
-    for make in rng.choices(
-        (_short, _yesno, _choice, _caption, _detail, _box, _region, _read), (7, 4, 6, 2, 1, 2, 1, 2), k=rng.choice(counts)
-    ):
-        turn = make(scene, rng)
-        if turn and turn[0] not in [said for said, _ in turns]:
-            turns.append(turn)
-    return turns or [_caption(scene, rng)]
+    kinds = rng.choices((_short, _yesno, _choice, _caption, _detail, _box, _region, _read), (7, 4, 6, 2, 1, 2, 1, 2), k=rng.choice(counts))
+    return _distinct([make(scene, rng) for make in kinds]) or [_caption(scene, rng)]
+
+
+def closed_turns(scene: Scene, rng: random.Random, count: int = 6) -> list[Turn]:
+    """Questions about one picture that are answered by yes or no, or else by the letter of an option."""
+    make = rng.choice((_yesno, _choice))
+    return _distinct([make(scene, rng) for _ in range(count)])
+
+
+def _distinct(turns: Sequence[Turn | None]) -> list[Turn]:
+    """The turns in their order, none with a question that was asked before."""
+    kept: dict[str, Turn] = {}
+    for turn in turns:
+        if turn:
+            kept.setdefault(turn[0], turn)
+    return list(kept.values())
 
 
 def _short(scene: Scene, rng: random.Random) -> Turn:

@@ -1,5 +1,6 @@
 """Training of the tiny language model on the world's language: dialogues about texts, about nothing seen, and plain captions."""
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,20 +8,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cal_bench.trainer_plugin.templates import IMAGE, Segment, render
 
 from .base import build_tokenizer
-from .conversations import Turn, caption_turn, image_turns, text_turns
+from .conversations import Turn, caption_turn, closed_turns, image_turns, text_turns
+from .drills import drill
 from .markup import parse
 from .scene import Scene, make_scene, patch_owner
 from .tower import FIRST_SEED, INDEX, word_vectors
 
 IGNORE = -100
-BATCH = 16
-TURNS = (6, 7, 8)  # more than in a world's conversations: a list costs most of the time, whatever is asked about it
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the texts of a part of the training are like."""
+
+    batch: int
+    turns: tuple[int, ...]  # of a dialogue
+    drills: float  # share of bare exercises
+    closed: float  # share of dialogues of nothing but yes-or-no questions, or of nothing but multiple choice
+    rasters: float  # share of lists that go through the picture patch by patch
+
+
+# From long texts alone a model of this size does not find out how to look anything up, and less how to compare, in the time it has.
+STAGES = (
+    Stage(batch=64, turns=(1,), drills=0.5, closed=0.0, rasters=0.0),
+    Stage(batch=32, turns=(2, 3), drills=0.15, closed=0.5, rasters=0.0),
+    # More turns than in a world's conversations: a list costs most of the time, whatever is asked about it.
+    Stage(batch=16, turns=(6, 7, 8), drills=0.08, closed=0.26, rasters=0.35),
+)
 
 
 @dataclass(frozen=True)
@@ -31,12 +52,12 @@ class Document:
     items: list[tuple[str, ...]]
 
 
-def items_of(scene: Scene, rng: random.Random) -> list[tuple[str, ...]]:
+def items_of(scene: Scene, rng: random.Random, rasters: float) -> list[tuple[str, ...]]:
     """What the scene holds, as a list of items in words: where a picture will later stand, the language model reads this.
 
-    Two lists in three are short and in no order; the others say what each patch of the picture shows, row by row.
+    Most lists are short and in no order; a share of `rasters` says what each patch of the picture shows, row by row.
     """
-    if rng.random() < 0.35:
+    if rng.random() < rasters:
         named = [scene.entities[owner].words if owner >= 0 else (scene.ground,) for owner in patch_owner(scene)]
     else:
         named = [entity.words for entity in scene.entities for _ in range(rng.randint(1, 4))]
@@ -46,21 +67,28 @@ def items_of(scene: Scene, rng: random.Random) -> list[tuple[str, ...]]:
     return [tuple(word for word in words if rng.random() < 0.85) for words in named]
 
 
-def document(seed: int) -> Document:
-    """60 % dialogues behind a list, 12 % the same with nothing to look at, 18 % text only, 10 % captions (most behind a list)."""
+def document(seed: int, stage: Stage) -> Document:
+    """Beside drills and closed questions: 60 % dialogues behind a list, 12 % with nothing there, 18 % text only, 10 % captions."""
     rng = random.Random(seed)
+    if rng.random() < stage.drills:
+        return Document(*drill(rng))
     scene = make_scene(seed)
+    if rng.random() < stage.closed:
+        return _behind(items_of(scene, rng, stage.rasters), closed_turns(scene, rng))
     kind = rng.choices(("read", "blind", "text", "caption"), (60, 12, 18, 10))[0]
     if kind == "text":
-        return Document(_dialogue(text_turns(rng), ""), [])
-    items = items_of(scene, rng) if kind == "read" or (kind == "caption" and rng.random() < 0.7) else []
-    places = IMAGE * len(items)
+        return Document(_dialogue(text_turns(rng)[: max(stage.turns)], ""), [])
+    items = items_of(scene, rng, stage.rasters) if kind == "read" or (kind == "caption" and rng.random() < 0.7) else []
     if kind == "caption":
-        return Document([Segment(places, False), Segment(parse(caption_turn(scene, rng)[1]).plain + "\n", True)], items)
-    dialogue = _dialogue(image_turns(scene, rng, TURNS), "\n")
-    # The list goes where the template puts a picture: in front of the line break of the first question.
+        return Document([Segment(IMAGE * len(items), False), Segment(parse(caption_turn(scene, rng)[1]).plain + "\n", True)], items)
+    return _behind(items, image_turns(scene, rng, stage.turns))
+
+
+def _behind(items: list[tuple[str, ...]], turns: list[Turn]) -> Document:
+    """The list goes where the template puts a picture: in front of the line break of the first question."""
+    dialogue = _dialogue(turns, "\n")
     before, after = dialogue[0].text.split("\n", 1)
-    return Document([Segment(f"{before}{places}\n{after}", False), *dialogue[1:]], items)
+    return Document([Segment(f"{before}{IMAGE * len(items)}\n{after}", False), *dialogue[1:]], items)
 
 
 def _dialogue(turns: list[Turn], lead: str) -> list[Segment]:
@@ -93,16 +121,17 @@ def encode(text: Document, tokenizer: PreTrainedTokenizerFast) -> Row:
 class Batches(IterableDataset[dict[str, Tensor]]):
     """An endless stream of padded batches of new texts; texts of like length share a batch, or half of it would be padding."""
 
-    def __init__(self, first_seed: int, batch: int) -> None:
-        self.first_seed, self.batch = first_seed, batch
+    def __init__(self, first_seed: int, stage: Stage) -> None:
+        self.first_seed, self.stage = first_seed, stage
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        tokenizer, seed, pool = build_tokenizer(), self.first_seed, 16 * self.batch
+        batch = self.stage.batch
+        tokenizer, seed, pool = build_tokenizer(), self.first_seed, 16 * batch
         while True:
-            rows = sorted((encode(document(seed + index), tokenizer) for index in range(pool)), key=lambda row: len(row.ids))
-            batches = [rows[start : start + self.batch] for start in range(0, pool, self.batch)]
+            rows = sorted((encode(document(seed + index, self.stage), tokenizer) for index in range(pool)), key=lambda row: len(row.ids))
+            batches = [rows[start : start + batch] for start in range(0, pool, batch)]
             random.Random(seed).shuffle(batches)
-            yield from (pad(batch, tokenizer.pad_token_id) for batch in batches)
+            yield from (pad(texts, tokenizer.pad_token_id) for texts in batches)
             seed += pool
 
 
@@ -130,26 +159,32 @@ def embed(model: LlamaForCausalLM, batch: dict[str, Tensor], image_token: int) -
     return vectors
 
 
-def train_language_model(model: LlamaForCausalLM, steps: int, rate: float = 1.5e-3) -> None:
-    """Train on `steps` x 16 texts."""
+def train_language_model(model: LlamaForCausalLM, steps: tuple[int, ...], rate: float = 1.5e-3) -> None:
+    """Train for each stage's number of steps; the rate is constant up to the last stage, in which it falls to nothing."""
     tokenizer = build_tokenizer()
     # The content words keep the vectors they share with the tower's targets.
     trained = torch.ones(model.config.vocab_size, 1)
     trained[tokenizer.convert_tokens_to_ids([f"▁{word}" for word in INDEX])] = 0
     model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * trained)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05, anneal_strategy="cos")
-    stream = iter(DataLoader(Batches(2 * FIRST_SEED, BATCH), batch_size=None, num_workers=1, prefetch_factor=8))
-    for step in range(1, steps + 1):
-        batch_of_texts = next(stream)
-        vectors = embed(model, batch_of_texts, tokenizer.convert_tokens_to_ids(IMAGE))
-        hidden = model.model(inputs_embeds=vectors, attention_mask=batch_of_texts["attention_mask"], use_cache=False).last_hidden_state
-        labels = batch_of_texts["labels"][:, 1:]
-        loss = functional.cross_entropy(model.lm_head(hidden[:, :-1][labels != IGNORE]), labels[labels != IGNORE])
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 100 == 0:
-            print(f"language step {step}/{steps}: {loss.item():.3f} nats a label token", flush=True)
+    before = sum(steps[:-1])
+    pace = LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 + math.cos(math.pi * max(0, step - before) / steps[-1])) / 2)
+    for number, (stage, count) in enumerate(zip(STAGES, steps, strict=True), start=1):
+        stream = DataLoader(Batches((1 + number) * FIRST_SEED, stage), batch_size=None, num_workers=1, prefetch_factor=8)
+        for step, batch in zip(range(1, count + 1), stream, strict=False):
+            loss = language_loss(model, batch, tokenizer.convert_tokens_to_ids(IMAGE))
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            pace.step()
+            optimizer.zero_grad()
+            if step % 100 == 0:
+                print(f"language, stage {number}, step {step}/{count}: {loss.item():.3f} nats a label token", flush=True)
+
+
+def language_loss(model: LlamaForCausalLM, batch: dict[str, Tensor], image_token: int) -> Tensor:
+    """Mean nats of a batch's label tokens."""
+    vectors = embed(model, batch, image_token)
+    hidden = model.model(inputs_embeds=vectors, attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state
+    labels = batch["labels"][:, 1:]
+    return functional.cross_entropy(model.lm_head(hidden[:, :-1][labels != IGNORE]), labels[labels != IGNORE])

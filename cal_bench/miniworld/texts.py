@@ -36,6 +36,10 @@ def _pick(rng: random.Random, pool: Sequence[str], truth: str, count: int = 3) -
     return tuple(rng.sample([word for word in pool if word != truth], count))
 
 
+def _without(words: Sequence[str], truth: str) -> tuple[str, ...]:
+    return tuple(word for word in words if word != truth)
+
+
 def _place(entity: Entity) -> str:
     return f"{{{entity.row}}} {{{entity.column}}}"
 
@@ -113,15 +117,15 @@ def _about_chart(scene: Scene, rng: random.Random) -> list[Question]:
     ranked = sorted(bars, key=lambda bar: int(bar.number))
     count = str(len(bars))
     questions = [
-        Question("highest", "Which item has the highest value?", f"{{{ranked[-1].word}}}", tuple(set(labels) - {ranked[-1].word})),
-        Question("lowest", "Which item has the lowest value?", f"{{{ranked[0].word}}}", tuple(set(labels) - {ranked[0].word})),
+        Question("highest", "Which item has the highest value?", f"{{{ranked[-1].word}}}", _without(labels, ranked[-1].word)),
+        Question("lowest", "Which item has the lowest value?", f"{{{ranked[0].word}}}", _without(labels, ranked[0].word)),
         Question("most", "What is the highest value?", f"{{{ranked[-1].number}}}", _pick(rng, NUMBERS, ranked[-1].number)),
         Question("bars", "How many bars are in the chart?", f"{{{count}}}", _pick(rng, "2345", count)),
     ]
     for bar in bars:
         questions += [
             Question("bar value", f"What is the value of {bar.word}?", f"{{{bar.number}}}", _pick(rng, NUMBERS, bar.number)),
-            Question("bar label", f"Which item has the value {bar.number}?", f"{{{bar.word}}}", tuple(set(labels) - {bar.word})),
+            Question("bar label", f"Which item has the value {bar.number}?", f"{{{bar.word}}}", _without(labels, bar.word)),
             Question("bar colour", f"What colour is the bar of {bar.word}?", f"{{{bar.colour}}}", _pick(rng, list(COLOURS), bar.colour)),
         ]
     return questions
