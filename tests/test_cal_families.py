@@ -98,7 +98,7 @@ def test_layers_that_hidden_tokens_move_are_dropped_only(name: str) -> None:
     positions = _positions(model, batch)[..., :1, keep]
     plain = {"attention_mask": torch.ones(1, int(keep.sum()), dtype=torch.long), "position_ids": positions, "use_cache": False}
     alone = model.get_decoder()(input_ids=row["input_ids"][:, keep], **plain)[0]
-    blind = both_passes(model, batch, "drop").blind
+    blind = both_passes(model, batch, DROP).blind
     assert blind is not None
     torch.testing.assert_close(blind.hidden[: alone.shape[1]], alone[0], rtol=1e-4, atol=1e-4)
 
@@ -121,7 +121,7 @@ def test_the_image_free_pass_of_deepstack_and_cross_attention_gets_nothing_of_th
         model.get_decoder().register_forward_pre_hook(
             lambda module, args, kwargs, wanted=argument, seen=calls: seen.append(kwargs.get(wanted)), with_kwargs=True
         )
-        both_passes(model, BY_NAME[name].batch(), "drop")
+        both_passes(model, BY_NAME[name].batch(), DROP)
         assert calls[0] is not None
         assert calls[1] is None
 

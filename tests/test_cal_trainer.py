@@ -183,12 +183,15 @@ def test_checkpointing_changes_nothing(tmp_path: Path, reentrant: bool) -> None:
     assert_same_steps(found, plain)
 
 
-def test_compiled_decoder_layers_change_nothing() -> None:
+@pytest.mark.parametrize(
+    "backend", ["eager", pytest.param("inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs g++"))]
+)
+def test_compiled_decoder_layers_change_nothing(backend: str) -> None:
     steps = []
     for compiled in (False, True):
         model = tiny_model().double().train()
         cal.apply(model, STRONG)
-        layers = [layer.compile(backend="eager", dynamic=True) for layer in model.get_decoder().layers if compiled]
+        layers = [layer.compile(backend=backend, dynamic=True) for layer in model.get_decoder().layers if compiled]
         assert len(layers) == 2 * compiled
         model(**collate(rows(2))).loss.backward()
         steps.append({name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 CHOICES = {
     "pooling": ("within_row", "published"),
     "normalize": ("tokens", "sample", "micro", "global"),
-    "contrast": ("drop", "mask"),
+    "contrast": ("drop", "mask", "patch_mask", "blur"),
     "signal": ("logit", "logp"),
     "reference": ("trained", "adapters_off"),
 }
@@ -31,7 +31,9 @@ class CALConfig:
                sample: Eq. 5 of the paper, a weighted mean per sample and a plain mean over samples.
                micro: the released code, one weighted mean per micro-batch.
     contrast   drop: the second pass leaves the image tokens out and keeps all positions. mask: it hides them from attention,
-               as the released code does (about a quarter slower).
+               as the released code does (about a quarter slower). patch_mask, blur (the paper's appendix; a whole pass more):
+               it sees the picture with a share `mask_ratio` of its 200 pieces masked, others in every batch, or under a
+               Gaussian of `sigma` pixels.
     signal     logit: raw logits, as the paper. logp: log-probabilities, which a shift common to all logits does not move.
     pack       the training pass reads several rows of a batch as one, each kept to itself, so that padding costs nothing; the
                loss is the same. The image-free pass is always read so.
@@ -58,6 +60,8 @@ class CALConfig:
     warmup: int = 0
     every: int = 1
     reference: str = "trained"
+    mask_ratio: float = 0.7
+    sigma: float = 10.0
 
     def __post_init__(self) -> None:
         problems = [
@@ -84,6 +88,10 @@ class CALConfig:
             problems.append("quantile needs an alpha above 0: where the quantile is below, nothing would have any weight")
         if self.warmup < 0:
             problems.append(f"warmup is {self.warmup}, but must be a number of steps, 0 or more")
+        if not 0 < self.mask_ratio <= 1:
+            problems.append(f"mask_ratio is {self.mask_ratio}, but must be above 0 and at most 1")
+        if not 0 < self.sigma < math.inf:
+            problems.append(f"sigma is {self.sigma}, but must be a number of pixels above 0")
         if self.every < 1:
             problems.append(f"every is {self.every}, but must be a number of steps, 1 or more")
         return problems

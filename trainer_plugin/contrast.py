@@ -12,12 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .config import CALError
+from .config import CALConfig, CALError
 from .families import CROSS_ATTENTION, PER_TOKEN, check_family, only_drop, placeholders, score_transform
 from .masks import Mask, is_built, laid_out, restricted, rows_of, windowed
 from .packing import lay_out
+from .pictures import with_less
 
 __all__ = ["BlindPass", "Passes", "both_passes", "check_family", "score_transform"]
+
+# Contrasts whose second pass sees the picture, with less in it.
+PICTURED = ("patch_mask", "blur")
 
 # What a caller may pass that the two passes decide themselves.
 NOT_FOR_THE_BASE = ("labels", "logits_to_keep", "use_cache", "return_dict")
@@ -114,17 +118,18 @@ class Passes:
     blind: BlindPass | None
 
 
-def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str | None, pack: bool = False) -> Passes:
-    """Read a batch twice; image features are computed once, and gradients flow through the first reading alone.
+def both_passes(model: nn.Module, inputs: dict[str, Any], config: CALConfig, contrasted: bool = True) -> Passes:
+    """Read a batch twice; gradients flow through the first reading alone. Where the second sees no picture, image features are
+    computed once.
 
-    Without a contrast, read it once. With `pack` the first reading spends nothing on padding; the second never does.
+    If not `contrasted`, read it once. With `config.pack` the first reading spends nothing on padding; an image-free one never does.
 
     Raises CALError for a batch or a contrast that the model can't be given.
     """
     if inputs.get("input_ids") is None:
         raise CALError("CAL needs input_ids, to see which tokens are the image")
     decoder = model.get_decoder()
-    if contrast == "mask" and (kinds := only_drop(decoder)):
+    if config.contrast == "mask" and (kinds := only_drop(decoder)):
         raise CALError(
             f"contrast='mask' is not defined for {model.config.model_type!r}: hidden tokens still move its layers of kind"
             f" {', '.join(kinds)}; use contrast='drop'"
@@ -133,13 +138,32 @@ def both_passes(model: nn.Module, inputs: dict[str, Any], contrast: str | None, 
     mask = _padding(inputs.get("attention_mask"), image)
     arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
     # What is recorded is the call before it is packed.
-    with recorded(decoder) as call, packed(decoder, mask) if pack else nullcontext():
+    with recorded(decoder) as call, packed(decoder, mask) if config.pack else nullcontext():
         hidden = model.base_model(**arguments, use_cache=False)[0]
     _check_call(call, image)
+    rows = _rows_to_read(image) if contrasted else None
+    if rows is None:
+        return Passes(hidden, image, image.any(dim=1), None)
+    if config.contrast in PICTURED:
+        with unrecorded(hidden.device), packed(decoder, mask) if config.pack else nullcontext():
+            less = model.base_model(**with_less(arguments, config), use_cache=False)[0]
+        return Passes(hidden, image, image.any(dim=1), _in_place(less, image, rows))
     hide = torch.zeros_like(image) if model.config.model_type in CROSS_ATTENTION else image
-    rows = _rows_to_read(image)
-    blind = None if rows is None or contrast is None else _blind_pass(decoder, _Rows(call, mask, hide, rows), contrast)
-    return Passes(hidden, image, image.any(dim=1), blind)
+    return Passes(hidden, image, image.any(dim=1), _blind_pass(decoder, _Rows(call, mask, hide, rows), config.contrast))
+
+
+@contextmanager
+def unrecorded(device: torch.device) -> Iterator[None]:
+    """Without gradients, and with the dropout stream as it is without CAL, so that two arms with one seed draw the same."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _in_place(hidden: Tensor, image: Tensor, rows: Tensor) -> BlindPass:
+    """Of a pass that reads the batch as it stands, [B, S, H]: each position predicts what it predicts in the other."""
+    index = torch.full((len(image),), -1, device=image.device).index_copy(0, rows, torch.arange(len(rows), device=image.device))
+    places = torch.arange(image.numel(), device=image.device).view_as(image)
+    return BlindPass(hidden.flatten(0, 1), index, places[rows])
 
 
 def _padding(mask: Tensor | None, image: Tensor) -> Tensor:
@@ -218,9 +242,7 @@ def _blind_pass(decoder: nn.Module, given: _Rows, contrast: str) -> BlindPass:
 
 
 def _run(decoder: nn.Module, tokens: dict[str, Tensor], mask: Mask, positions: Tensor) -> Tensor:
-    devices = [positions.device] if positions.is_cuda else []
-    # The fork keeps the dropout stream as it is without CAL, so that two arms with one seed draw the same.
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with unrecorded(positions.device):
         output = decoder(**tokens, attention_mask=mask, position_ids=positions, use_cache=False)
     hidden: Tensor = output[0]
     return hidden

@@ -54,7 +54,7 @@ def measure(model: nn.Module, inputs: dict[str, Any], config: CALConfig, step: S
     """Label tokens weighted by what their scores owe to the image; gradients flow through the likelihood alone."""
     apart = config.reference == "adapters_off" and step.strength > 0
     judge = reference_passes(model, inputs, config) if apart else None
-    passes = both_passes(model, inputs, None if apart or step.strength == 0 else config.contrast, config.pack)
+    passes = both_passes(model, inputs, config, contrasted=not apart and step.strength > 0)
     judge = judge or passes
     shifted = without_image_labels(inputs["labels"], passes.placeholders)[:, 1:]
     labelled = shifted != IGNORED

@@ -4,20 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from transformers.utils import is_peft_available
 
 from .config import CALConfig, CALError
-from .contrast import Passes, both_passes
+from .contrast import Passes, both_passes, unrecorded
 
 
 def reference_passes(model: nn.Module, inputs: dict[str, Any], config: CALConfig) -> Passes:
     """Both readings of a batch without adapters and without gradients."""
-    ids = inputs["input_ids"]
-    # As for the image-free pass: the dropout stream stays as it is without CAL.
-    with torch.no_grad(), torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), without_adapters(model):
-        return both_passes(model, inputs, config.contrast, config.pack)
+    with unrecorded(inputs["input_ids"].device), without_adapters(model):
+        return both_passes(model, inputs, config)
 
 
 @contextmanager

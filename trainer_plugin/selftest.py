@@ -72,7 +72,7 @@ def _drop_and_mask(model: nn.Module, inputs: dict[str, Any]) -> list[Check]:
 
 def _equal_bounds(model: nn.Module, inputs: dict[str, Any]) -> Check:
     loss = measure(model, inputs, CALConfig(alpha=1, beta=1)).loss.detach()
-    image = both_passes(model, inputs, "drop").placeholders
+    image = both_passes(model, inputs, CALConfig(), contrasted=False).placeholders
     with torch.no_grad():
         stock = model(**inputs | {"labels": without_image_labels(inputs["labels"], image)}).loss
     gap = _difference(loss, stock)
@@ -89,7 +89,7 @@ class _States:
 
 
 def _states(model: nn.Module, inputs: dict[str, Any], contrast: str) -> _States:
-    passes = both_passes(model, inputs, contrast)
+    passes = both_passes(model, inputs, CALConfig(contrast=contrast))
     # Behind a placeholder the two contrasts differ by definition: masking leaves the placeholder's own state to predict from.
     asked = (inputs["labels"][:, 1:] != IGNORED) & passes.seeing[:, None] & ~passes.placeholders[:, :-1]
     rows, positions = asked.nonzero(as_tuple=True)
