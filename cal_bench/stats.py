@@ -157,7 +157,9 @@ def _gain_draws(before: Sums, after: Sums, plan: Plan) -> Array:
         # The noise of single runs is in the spread of their scores as well; counted once.
         noise = _noise(before) + _noise(after)
         kept = max(0.0, 1 - noise / max(float(samples.var()), noise, 1e-300))
-        samples = math.sqrt(kept) * samples + _other_seeds(before, after, plan)
+        seeds = _other_seeds(before, after, plan)
+        # Scores of few runs may agree to the last digit by luck; other pictures would still have given others.
+        samples = math.sqrt(kept) * samples + seeds if seeds.any() else samples
     return _difference(before, after) + samples
 
 

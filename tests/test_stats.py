@@ -125,6 +125,15 @@ def test_intervals_of_several_seeds_cover_other_seeds_too(runs: int, spread: flo
     assert 0.93 <= covered <= (0.99 if runs == 2 else 0.97), covered
 
 
+def test_seeds_that_agree_by_luck_leave_the_chance_of_the_pictures() -> None:
+    right = np.zeros((2, 100))
+    right[0, :60] = right[1, 40:] = 1  # two runs with the same score, and other pictures right
+    better = right.copy()
+    better[0, 60] = better[1, 39] = 1
+    found = gain(samples(right), samples(better), Plan(600))
+    assert found.high - found.low > 0.02
+
+
 @pytest.mark.parametrize(("runs", "spread"), [(3, 0.03), (5, 0.01)])
 def test_several_seeds_keep_the_level(runs: int, spread: float) -> None:
     rng = np.random.default_rng(8)
