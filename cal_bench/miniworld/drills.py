@@ -5,18 +5,21 @@ a drill asks for nothing else.
 """
 
 import random
+from collections.abc import Sequence
 
 from cal_bench.trainer_plugin.templates import IMAGE, Segment
 
 from .conversations import listed
-from .vocabulary import COLOURS, CONTENT, NOUNS
+from .vocabulary import COLOURS, CONTENT, KEYS, NOUNS, NUMBERS, WORDS
 
 Items = list[tuple[str, ...]]
+
+FIELDS: dict[str, Sequence[str]] = {"colour": tuple(COLOURS), "thing": NOUNS, "word": WORDS, "number": NUMBERS, "item": tuple(KEYS)}
 
 
 def drill(rng: random.Random) -> tuple[list[Segment], Items]:
     """One exercise, and the words of the items that stand in it as <image>."""
-    return rng.choice((_letters, _letters, _present, _pairs))(rng)
+    return rng.choice((_letters, _present, _pairs, _records, _records, _records))(rng)
 
 
 def _letters(rng: random.Random) -> tuple[list[Segment], Items]:
@@ -51,6 +54,18 @@ def _pairs(rng: random.Random) -> tuple[list[Segment], Items]:
                 _ask(f"any {colours[index - 1]} {nouns[index]}", "No"),
             )
         )
+    return segments, items
+
+
+def _records(rng: random.Random) -> tuple[list[Segment], Items]:
+    """One field of a record by another. Of words of all kinds: those of few kinds are learned one by one, without how to look up."""
+    count, names = rng.randint(2, 5), rng.sample(list(FIELDS), rng.choice((2, 3, 3)))
+    columns = [rng.sample(FIELDS[name], count) for name in names]
+    lead, items = _shown(list(zip(*columns, strict=True)), rng)
+    segments = [Segment(lead, False)]
+    for index in rng.choices(range(count), k=4):
+        wanted, given = rng.sample(range(len(names)), 2)
+        segments += _ask(f"{names[wanted]} {columns[given][index]}", columns[wanted][index])
     return segments, items
 
 

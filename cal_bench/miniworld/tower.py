@@ -1,7 +1,7 @@
 """Training of the tiny vision tower: every patch learns to name what it shows, by the language model's word vectors."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from .draw import draw
+from .muon import Muon
 from .scene import GRID, LAYOUTS, PATCH, SIDE, Layout, Scene, make_scene, patch_letters, patch_owner
 from .vocabulary import CONTENT
 
@@ -50,18 +51,19 @@ Example = tuple[Tensor, Tensor, Tensor, Tensor]
 class Pictures(IterableDataset[Example]):
     """An endless stream of new pictures with the words, the box and the letters behind each patch."""
 
-    def __init__(self, first_seed: int, layouts: tuple[Layout, ...]) -> None:
-        self.first_seed, self.layouts = first_seed, layouts
+    def __init__(self, first_seed: int, layouts: tuple[Layout, ...], scale: int = 1) -> None:
+        self.first_seed, self.layouts, self.scale = first_seed, layouts, scale
 
     def __iter__(self) -> Iterator[Example]:
         for seed in itertools.count(self.first_seed):
-            yield picture_and_targets(make_scene(seed, self.layouts))
+            yield picture_and_targets(make_scene(seed, self.layouts), self.scale)
 
 
-def picture_and_targets(scene: Scene) -> Example:
-    """uint8 picture [3, 128, 128]; for each patch: words [64, words] summing to one, box [64, 4] in parts of the picture (-1: only
-    ground), and the letters in its left and right half [64, 2] (0: none)."""
-    pixels = torch.frombuffer(bytearray(draw(scene).tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1)
+def picture_and_targets(scene: Scene, scale: int = 1) -> Example:
+    """uint8 picture [3, 128 scale, 128 scale]; for each of the 8 x 8 patches: words [64, words] summing to one, box [64, 4] in parts of
+    the picture (-1: only ground), and the letters in its left and right half [64, 2] (0: none)."""
+    picture = draw(scene, scale)
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*picture.size, 3).permute(2, 0, 1)
     owners = patch_owner(scene)
     words, boxes = torch.zeros(len(owners), len(CONTENT)), torch.full((len(owners), 4), -1.0)
     for patch, owner in enumerate(owners):
@@ -133,23 +135,28 @@ def train_tower(legs: tuple[Leg, ...] = LEGS) -> Reader:
     torch.manual_seed(0)
     reader, seed = Reader(), FIRST_SEED
     for leg in legs:
-        train_leg(reader, leg, seed)
+        train_leg(reader, leg, Pictures(seed, leg.layouts))
         seed += leg.steps * BATCH
     return reader
 
 
-def train_leg(reader: Reader, leg: Leg, first_seed: int) -> None:
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=leg.rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, leg.rate, total_steps=leg.steps, pct_start=0.05, anneal_strategy="cos")
-    stream = iter(DataLoader(Pictures(first_seed, leg.layouts), batch_size=BATCH, num_workers=1, prefetch_factor=8))
+def train_leg(reader: nn.Module, leg: Leg, examples: IterableDataset[Example], matrices: Sequence[nn.Parameter] = ()) -> None:
+    """Teach what `reading_losses` measures to a module that gives a Reading; of its weights `matrices` learn by Muon, others by AdamW."""
+    rest = [parameter for parameter in reader.parameters() if all(parameter is not matrix for matrix in matrices)]
+    optimizers = [
+        torch.optim.AdamW(rest, lr=leg.rate, weight_decay=0.02, betas=(0.9, 0.98)),
+        *([Muon(matrices, leg.rate)] if matrices else []),
+    ]
+    cycles = [torch.optim.lr_scheduler.OneCycleLR(optimizer, leg.rate, total_steps=leg.steps, pct_start=0.05) for optimizer in optimizers]
+    stream = iter(DataLoader(examples, batch_size=BATCH, num_workers=1, prefetch_factor=8))
     for step in range(1, leg.steps + 1):
         pixels, *targets = next(stream)
         losses = reading_losses(reader(normalise(pixels)), reader.vectors, *targets)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        for part in (*optimizers, *cycles):
+            part.step()
+        reader.zero_grad()
         if step % 100 == 0:
             shown = ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items())
             print(f"tower step {step}/{leg.steps}: {shown}", flush=True)

@@ -17,23 +17,28 @@ from .scene import Scene, make_scene
 
 # Pictures are numbered within a block per world seed: pre-training, instruction, then 10,000 for each benchmark file.
 BLOCK, INSTRUCT, TEST, PER_FILE, SEEDS = 1_000_000, 300_000, 600_000, 10_000, 800
+LARGEST = 8
 
 
 @dataclass(frozen=True)
 class WorldSizes:
-    """How many records to write, and the seed that decides which. At most 300,000 training records and 10,000 rows a file."""
+    """How many records to write, and the seed that decides which. At most 300,000 training records and 10,000 rows a file.
+
+    `scale` is the side of the pictures in 128 px: larger ones show more, to systems that can see it.
+    """
 
     pretrain: int
     train: int
     test: int
     seed: int = 0
+    scale: int = 1
 
     def __post_init__(self) -> None:
-        fits = 0 < self.pretrain <= INSTRUCT and 0 < self.train <= INSTRUCT and 0 < self.test <= PER_FILE and 0 <= self.seed < SEEDS
-        if not fits:
+        fits = 0 < self.pretrain <= INSTRUCT and 0 < self.train <= INSTRUCT and 0 < self.test <= PER_FILE
+        if not (fits and 0 <= self.seed < SEEDS and 1 <= self.scale <= LARGEST):
             raise ValueError(
                 f"a miniature world has 1 to {INSTRUCT} records in pretrain and in train, 1 to {PER_FILE} rows in test, "
-                f"and a seed from 0 to {SEEDS - 1}; not {self}"
+                f"a seed from 0 to {SEEDS - 1} and a scale from 1 to {LARGEST}; not {self}"
             )
 
 
@@ -58,33 +63,41 @@ def draw_world(folder: Path, sizes: WorldSizes) -> None:
     os.replace(draft, folder)
 
 
-def _jobs(folder: Path, sizes: WorldSizes, offset: int, count: int) -> list[tuple[Path, int]]:
+@dataclass(frozen=True)
+class _Job:
+    """A record to write, from its seed."""
+
+    folder: Path
+    seed: int
+    scale: int
+
+
+def _jobs(folder: Path, sizes: WorldSizes, offset: int, count: int) -> list[_Job]:
     first = sizes.seed * BLOCK + offset
-    return [(folder, seed) for seed in range(first, first + count)]
+    return [_Job(folder, seed, sizes.scale) for seed in range(first, first + count)]
 
 
-def _pretrain_record(job: tuple[Path, int]) -> dict[str, Any]:
+def _pretrain_record(job: _Job) -> dict[str, Any]:
     return _pictured(job, lambda scene, rng: [caption_turn(scene, rng)])
 
 
-def _instruct_record(job: tuple[Path, int]) -> dict[str, Any]:
-    rng = random.Random(job[1] + 0.75)
+def _instruct_record(job: _Job) -> dict[str, Any]:
+    rng = random.Random(job.seed + 0.75)
     if rng.random() < TEXT_ONLY:
-        return record(f"text_{job[1]}", None, text_turns(rng))
+        return record(f"text_{job.seed}", None, text_turns(rng))
     return _pictured(job, image_turns)
 
 
-def _pictured(job: tuple[Path, int], turns: Callable[[Scene, random.Random], list[Turn]]) -> dict[str, Any]:
-    folder, seed = job
-    scene = make_scene(seed)
-    draw(scene).save(folder / "images" / f"{seed}.png", compress_level=1)
-    return record(f"mini_{seed}", f"{seed}.png", turns(scene, random.Random(seed + 0.125)))
+def _pictured(job: _Job, turns: Callable[[Scene, random.Random], list[Turn]]) -> dict[str, Any]:
+    scene = make_scene(job.seed)
+    draw(scene, job.scale).save(job.folder / "images" / f"{job.seed}.png", compress_level=1)
+    return record(f"mini_{job.seed}", f"{job.seed}.png", turns(scene, random.Random(job.seed + 0.125)))
 
 
 def _write_bench(folder: Path, stem: str, index: int, sizes: WorldSizes) -> None:
     from datasets import Dataset, Features, Image, List, disable_progress_bars
 
-    rows = bench_rows(stem, sizes.seed * BLOCK + TEST + index * PER_FILE, sizes.test)
+    rows = bench_rows(stem, sizes.seed * BLOCK + TEST + index * PER_FILE, sizes.test, sizes.scale)
     disable_progress_bars()
     plain = Dataset.from_list([{key: value for key, value in row.items() if key != "image"} for row in rows])
     features = Features({**plain.features, "image": List(Image()) if stem == "seed" else Image()})

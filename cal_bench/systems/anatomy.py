@@ -77,12 +77,18 @@ def native_config(system: System, text: PreTrainedConfig, vision: Any, convnext:
     shared = {"text_config": text, "vision_feature_layer": layer} | ({"vision_config": vision} if vision else {})
     if system.high_res_size:
         return MgmConfig(**shared, high_res_vision_config=convnext, image_grid=system.image_grid, image_global=system.image_global)
-    if system.grids:
-        config = LlavaNextConfig(**shared, tie_word_embeddings=text.tie_word_embeddings)
-        tile = config.vision_config.image_size
-        config.image_grid_pinpoints = [[rows * tile, columns * tile] for rows, columns in system.grids]
-        return config
-    return LlavaConfig(**shared)
+    if not system.grids:
+        return _with_length(LlavaConfig(**shared))
+    config = LlavaNextConfig(**shared, tie_word_embeddings=text.tie_word_embeddings)
+    tile = config.vision_config.image_size
+    config.image_grid_pinpoints = [[rows * tile, columns * tile] for rows, columns in system.grids]
+    return _with_length(config)
+
+
+def _with_length(config: Any) -> Any:
+    """With the number of visual tokens of one tile, which is 576 where nothing is said."""
+    config.image_seq_length = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return config
 
 
 def processor(system: System, config: LlavaConfig, tokenizer: Any) -> Any:

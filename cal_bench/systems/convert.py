@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, GemmaTokenizer, GenerationConfig, LlamaTokenizer, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GemmaTokenizer,
+    GenerationConfig,
+    LlamaTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from cal_bench.checkpoints import check_folder
@@ -24,7 +32,7 @@ from .weights import Weight
 
 Weights = Mapping[str, Weight]
 TOWER, HIGH_RES_TOWER = "model.vision_tower.", "model.high_res_vision_tower."
-EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+EMBEDDINGS, HEAD, NEWLINE = "model.language_model.embed_tokens.weight", "lm_head.weight", "model.image_newline"
 # Rows of the embeddings are added in such numbers: matrices of other sizes multiply slowly.
 ROWS = 64
 
@@ -34,6 +42,7 @@ class Parts:
     """Folders of what a training starts from.
 
     `adapter` has projector and mining from an earlier stage; without it they are new, drawn by `seed`. MGM-HD takes MGM's.
+    The tokenizer is with the language model if no other folder is named; `layer` is the one of CLIP's whose features are read.
     """
 
     language: Path
@@ -41,6 +50,8 @@ class Parts:
     convnext: Path | None = None
     adapter: Path | None = None
     seed: int = 0
+    tokenizer: Path | None = None
+    layer: int = -2
 
 
 def convert(source: Path, destination: Path, clip: Path | None = None) -> Path:
@@ -70,13 +81,13 @@ def from_scratch(system: System, parts: Parts, destination: Path) -> Path:
         _require(
             found, HIGH_RES_TOWER, "MGM has a second vision tower: give the folder of a ConvNeXt as OpenCLIP, timm or transformers save it"
         )
-    config = native_config(system, language, vision, _convnext_config(found))
+    config = native_config(system, language, vision, _convnext_config(found), parts.layer)
+    dtype = found[EMBEDDINGS].read(weights.Files()).dtype
+    new = {name: Weight.of(tensor.to(dtype)) for name, tensor in new_weights(config, parts.seed).items()}
     if parts.adapter:
-        found |= weights.stored(parts.adapter, names.adapter)
-    else:
-        dtype = found[EMBEDDINGS].read(weights.Files()).dtype
-        found |= {name: Weight.of(tensor.to(dtype)) for name, tensor in new_weights(config, parts.seed).items()}
-    return _write(_Outcome(parts.language, system, config, found), destination)
+        # A projector of LLaVA-1.5 brings no token between rows; all else that is missing is told.
+        new = {name: weight for name, weight in new.items() if name == NEWLINE} | weights.stored(parts.adapter, names.adapter)
+    return _write(_Outcome(parts.tokenizer or parts.language, system, config, found | new), destination)
 
 
 def _require(found: Weights, prefix: str, message: str) -> None:
@@ -93,7 +104,7 @@ def new_weights(config: Any, seed: int) -> dict[str, Tensor]:
             found |= _named("model.patch_info_mining.", PatchInfoMining(config.vision_config.hidden_size, config.high_res_channels))
         if config.model_type == "llava_next":
             hidden = config.text_config.hidden_size
-            found["model.image_newline"] = torch.randn(hidden) / hidden**0.5
+            found[NEWLINE] = torch.randn(hidden) / hidden**0.5
     return found
 
 
@@ -151,7 +162,9 @@ def _expected(config: Any) -> dict[str, tuple[int, ...]]:
 
 def _tokenizer(folder: Path, config: Any) -> Any:
     """The folder's tokenizer, with the image token and one to pad with."""
-    kind = GemmaTokenizer if config.text_config.model_type == "gemma" else LlamaTokenizer
+    kind: Any = GemmaTokenizer if config.text_config.model_type == "gemma" else LlamaTokenizer
+    if _tells_all(folder):
+        kind = PreTrainedTokenizerFast
     try:
         # Not the "legacy" of some files, which puts a space behind every special token.
         tokenizer = kind.from_pretrained(folder, legacy=False, padding_side="right")
@@ -161,6 +174,13 @@ def _tokenizer(folder: Path, config: Any) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
     return tokenizer
+
+
+def _tells_all(folder: Path) -> bool:
+    """Whether its tokenizer.json is used as it stands, as Llama 3's is, rather than made anew from a vocabulary."""
+    settings = folder / "tokenizer_config.json"
+    named = settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+    return named in ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def _with_image_token(found: Weights, config: Any, tokenizer: Any) -> Weights:

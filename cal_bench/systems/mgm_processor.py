@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
+from cal_bench.errors import UserError
+
 
 class MgmProcessor(ProcessorMixin):
     """The image processor and the tokenizer; writes as many image tokens as the model has visual tokens."""
@@ -39,3 +41,18 @@ class MgmProcessor(ProcessorMixin):
         """For servers that plan a batch before they see its pictures."""
         pictures = image_sizes or []
         return MultiModalData(num_image_tokens=[self.image_seq_length] * len(pictures), num_image_patches=[1] * len(pictures))
+
+
+def read_in_grid(config: Any, processor: Any, grid: int) -> None:
+    """Let a model and its processor read pictures as MGM (1), or as MGM-HD (2): twice the resolution, in tiles beside the whole.
+
+    Both have the same weights. The original pre-trains MGM-HD as MGM.
+    """
+    if not isinstance(processor, MgmProcessor):
+        raise UserError(f"image_grid is for MGM and MGM-HD, but the model's processor is {type(processor).__name__}. Take it out.")
+    images = processor.image_processor
+    side = images.size["shortest_edge"] // images.image_grid * grid
+    images.size, images.crop_size = {"shortest_edge": side}, {"height": side, "width": side}
+    images.image_grid, images.image_global = grid, grid > 1
+    config.image_grid, config.image_global = grid, grid > 1
+    config.image_seq_length = config.tiles * config.patches_per_side**2

@@ -1,0 +1,72 @@
+"""First training of what joins the two tiny towers of MGM: what a patch shows in both resolutions, as the sum of its words' vectors."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import AutoModelForImageTextToText
+
+from cal_bench.systems.convert import Parts, from_scratch
+from cal_bench.systems.mgm_images import low_resolution
+from cal_bench.systems.mgm_model import MgmForConditionalGeneration
+
+from .base import BASE, SYSTEMS
+from .convnext import HIGH_RES_SEED, SCALE
+from .scene import LAYOUTS, SIDE
+from .tower import Pictures, normalise, word_vectors
+
+BATCH, STEPS = 16, 400
+JOINTS = ("multi_modal_projector", "patch_info_mining")
+
+
+def train_mining(convnext: Path, steps: int = STEPS, rate: float = 2e-3) -> dict[str, dict[str, Tensor]]:
+    """Mining and projector of MGM, trained on `steps` x 16 pictures; the projector begins as LLaVA's, and what is mined as little."""
+    torch.manual_seed(0)
+    model = _mgm(convnext)
+    parts = {name: getattr(model.model, name) for name in JOINTS}
+    parameters = [parameter for part in parts.values() for parameter in part.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
+    pictures = Pictures(HIGH_RES_SEED + HIGH_RES_SEED // 2, LAYOUTS, SCALE)
+    stream = iter(DataLoader(pictures, batch_size=BATCH, num_workers=1, prefetch_factor=8))
+    for step in range(1, steps + 1):
+        pixels, words, boxes, _ = next(stream)
+        loss = unexplained(visual_tokens(model, normalise(pixels)), words, boxes)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            print(f"mining step {step}/{steps}: {loss.item():.3f} of the variance unexplained", flush=True)
+    return {name: dict(part.state_dict()) for name, part in parts.items()}
+
+
+def _mgm(convnext: Path) -> MgmForConditionalGeneration:
+    """MGM with the shipped tower and projector; only what joins the towers takes a gradient."""
+    with tempfile.TemporaryDirectory() as folder:
+        parts = Parts(BASE / "language", BASE / "tower", convnext, tokenizer=BASE / "tokenizer", layer=-1)
+        made = from_scratch(SYSTEMS["mgm"], parts, Path(folder, "mgm"))
+        model: MgmForConditionalGeneration = AutoModelForImageTextToText.from_pretrained(made, dtype=torch.float32)
+    model.load_state_dict(load_file(BASE / "projector" / "model.safetensors"), strict=False)
+    nn.init.normal_(model.model.patch_info_mining.value_proj.weight, std=0.01)
+    model.requires_grad_(False)
+    for name in JOINTS:
+        getattr(model.model, name).requires_grad_(True)
+    model.train()  # ConvNeXt drops paths while MGM trains
+    return model
+
+
+def visual_tokens(model: MgmForConditionalGeneration, high: Tensor) -> Tensor:
+    """Normalised pictures [B, 3, 256, 256] as visual tokens [B, 64, hidden]."""
+    low = torch.stack([low_resolution(picture, SIDE, 1, False) for picture in high])
+    return torch.stack(model.get_image_features(low, high).pooler_output)
+
+
+def unexplained(tokens: Tensor, words: Tensor, boxes: Tensor) -> Tensor:
+    """The share of the variance of the sums of word vectors that tokens [B, 64, hidden] do not explain."""
+    wanted = (words > 0).float() @ word_vectors()
+    care = torch.where(boxes[..., :1] >= 0, 1.0, 0.2)  # ground is most of a picture
+    return (care * (tokens - wanted).square()).sum() / (care * wanted.square()).sum()
