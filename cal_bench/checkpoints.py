@@ -8,6 +8,8 @@ from pathlib import Path
 from cal_bench.errors import UserError, suggest
 
 INDEX = "model.safetensors.index.json"
+# Files of a checkpoint on the hub that are read.
+READ = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 _LONGEST_HEADER = 100_000_000  # the limit of the safetensors format itself
 
 

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from cal_bench import __version__, commands
 from cal_bench.errors import UserError, suggest
+from cal_bench.look.arguments import add_look
+from cal_bench.processes import is_main
 from cal_bench.tasks.base import BenchmarkError
 
 DONE, WRONG_COMMAND, STOPPED = 0, 2, 130
@@ -18,23 +20,31 @@ DONE, WRONG_COMMAND, STOPPED = 0, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a benchmark failed, 2 the command was wrong, 130 stopped by the user."""
-    # SIGTERM is how schedulers stop a job: the same as Ctrl-C, and the same command goes on from there.
-    signal.signal(signal.SIGTERM, _stop)
+    # SIGTERM is how schedulers stop a job: the same as Ctrl-C, but that what is being answered is finished first (stopping.py).
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         arguments = _parser().parse_args(argv)
         code: int = arguments.command(arguments)
         sys.stdout.flush()
         return code
     except (UserError, BenchmarkError) as error:
-        print(f"cal-bench: {error}", file=sys.stderr)
+        _tell(str(error))
         return WRONG_COMMAND
     except KeyboardInterrupt:
-        print("cal-bench: stopped. The same command goes on from here.", file=sys.stderr)
+        _tell("stopped. The same command goes on from here.")
         return STOPPED
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone. Python would complain once more when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    finally:
+        signal.signal(signal.SIGTERM, before)  # what comes while Python itself ends has nothing left to stop
+
+
+def _tell(text: str) -> None:
+    """On standard error; of several processes one speaks for all."""
+    if is_main():
+        print(f"cal-bench: {text}", file=sys.stderr)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -70,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cal-bench {__version__}")
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_tasks(added)
+    _add_fetch(added)
     _add_train(added)
     _add_eval(added)
     _add_score(added)
@@ -78,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_study(added)
     _add_compare(added)
     _add_table(added)
+    _add_page(added)
+    add_look(added, commands.look)
+    _add_export(added)
     _add_convert(added)
     _add_doctor(added)
     return parser
@@ -97,6 +111,18 @@ def _add_tasks(added: "_Commands[_Parser]") -> None:
     parser.set_defaults(command=commands.tasks)
 
 
+def _add_fetch(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "fetch",
+        help="benchmark data and models for machines without a connection",
+        description="Fetch what benchmarks, configs and models need from the Hugging Face hub. Prints what it weighs first.",
+    )
+    parser.add_argument("wanted", nargs="*", metavar="NAME", help="benchmarks as in `cal-bench tasks`, all, or configs")
+    parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="names of models on the hub")
+    parser.add_argument("--dry-run", action="store_true", help="print the sizes and stop")
+    parser.set_defaults(command=commands.fetch)
+
+
 def _add_train(added: "_Commands[_Parser]") -> None:
     parser = added.add_parser(
         "train", help="train one arm of a study", description="Train the stages of one arm of a study, in the study's folder."
@@ -109,14 +135,17 @@ def _add_train(added: "_Commands[_Parser]") -> None:
 
 def _add_eval(added: "_Commands[_Parser]") -> None:
     parser = added.add_parser(
-        "eval", help="run benchmarks on a checkpoint", description="Answer benchmarks with a checkpoint and score the answers."
+        "eval", help="run benchmarks on a checkpoint", description="Answer benchmarks with a checkpoint or a backend; score the answers."
     )
     parser.add_argument("benchmarks", nargs="+", metavar="BENCHMARK", help="names as in `cal-bench tasks`, or all")
-    parser.add_argument("--model", required=True, metavar="PATH", help="folder or hub name of a transformers checkpoint")
+    parser.add_argument("--model", metavar="PATH", help="folder or hub name of a transformers checkpoint")
+    parser.add_argument("--backend", metavar="lmms:NAME", help="instead of --model: a model backend of lmms-eval, such as lmms:vllm")
+    parser.add_argument("--model-args", metavar="NAME=VALUE,…", help="with --backend: its arguments, as for lmms-eval --model_args")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be asked, and stop")
     _add_data(parser)
     parser.add_argument("--out", metavar="RUN", help="run folder (default: results/runs/<name of the model>)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only N samples of each benchmark, the same for every model")
-    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="samples answered at once (default: 16)")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="samples answered at once (default: 64 on a GPU, 16 on a CPU)")
     parser.add_argument(
         "--processing",
         choices=("original", "checkpoint"),
@@ -163,6 +192,14 @@ def _add_study(added: "_Commands[_Parser]") -> None:
         "study", help="train and evaluate every arm, write the tables", description="Train every arm, evaluate every arm, write the tables."
     )
     _add_study_config(parser)
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="the whole study once for each of these seeds, in folders seed-N")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan: stages, steps, memory, what is missing, what to type")
+    parser.add_argument(
+        "--launcher", metavar="NAME", help="train in several processes: ddp, fsdp2, zero2, zero3, or a whole command in quotes"
+    )
+    parser.add_argument(
+        "--gpus", type=_positive, metavar="N", help="processes of the launcher (default: all GPUs here); in a plan, the number it is for"
+    )
     parser.set_defaults(command=commands.study)
 
 
@@ -202,6 +239,34 @@ def _add_table(added: "_Commands[_Parser]") -> None:
     parser.set_defaults(command=commands.table)
 
 
+def _add_page(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "page",
+        help="one HTML file to look at",
+        description="A comparison as one HTML file: intervals, the samples that changed with their pictures, training curves, configs.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a study of two arms; or two run folders; or demo")
+    parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: report.html")
+    parser.add_argument("--data", metavar="DIR", help="where the benchmarks lie now (default: where the runs found them)")
+    parser.set_defaults(command=commands.page)
+
+
+def _add_export(added: "_Commands[_Parser]") -> None:
+    parser = added.add_parser(
+        "export",
+        help="results for the hub, a model card, wandb, trackio, TensorBoard",
+        description="Write a run's results in the formats of other places.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--hub-eval-results", action="store_true", help=".eval_results/*.yaml, as model repositories on the hub have them")
+    parser.add_argument("--card", action="store_true", help="a model card with the results: card.md")
+    parser.add_argument("--wandb", metavar="PROJECT", help="log the scores to this project of Weights & Biases")
+    parser.add_argument("--trackio", metavar="PROJECT", help="log the scores to this project of trackio")
+    parser.add_argument("--tensorboard", action="store_true", help="an event file for TensorBoard")
+    parser.add_argument("--out", metavar="DIR", help="where files go (default: the folder export in RUN)")
+    parser.set_defaults(command=commands.export)
+
+
 def _add_convert(added: "_Commands[_Parser]") -> None:
     parser = added.add_parser(
         "convert",
@@ -228,6 +293,9 @@ def _add_doctor(added: "_Commands[_Parser]") -> None:
         description="Check this machine and say what to type where something is missing.",
     )
     parser.add_argument("--cal", metavar="MODEL", help="instead check what CAL does on a model: a folder, or a name on the hub")
+    parser.add_argument("--batch-check", metavar="MODEL", help="instead count the answers of a model that depend on the batch size")
+    parser.add_argument("--data", metavar="DIR", help="with --batch-check: ask from these benchmark files (default: drawn pictures)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="with --batch-check (default: that of eval)")
     parser.set_defaults(command=commands.doctor)
 
 
@@ -235,6 +303,9 @@ def _add_study_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe (demo)")
     parser.add_argument("--out", metavar="DIR", help="folder of the study (default: results/<name in the config>)")
     parser.add_argument("--seed", type=int, help="wins over the config's")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where relative paths of the config start (default: its own folder; for a recipe this one)"
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

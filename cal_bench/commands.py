@@ -35,41 +35,65 @@ def tasks(arguments: Namespace) -> int:
     return DONE
 
 
+def fetch(arguments: Namespace) -> int:
+    """Fetch what evaluations and studies read from the hub."""
+    with _working():
+        from cal_bench.fetch import fetch_all, offline_command, plan, plan_lines, wanted
+
+        what = wanted(arguments.wanted, arguments.models)
+        items = plan(what)
+        lines = plan_lines(items) if items else ["Nothing of this comes from the hub."]
+    print(*lines, sep="\n", flush=True)
+    if not arguments.dry_run:
+        with _working():
+            fetch_all(items)
+            say(f"Everything is here. Without a connection, by the same names: {offline_command(what)}")
+    return DONE
+
+
 def train(arguments: Namespace) -> int:
     """Train one arm of a study."""
     with _working():
         from cal_bench.config import load_study
+        from cal_bench.processes import is_main, say_once
         from cal_bench.study import prepare, train_arm
 
-        study = load_study(arguments.config, arguments.seed)
+        study = load_study(arguments.config, arguments.seed, arguments.data_root)
         _known("arm", arguments.arm, list(study.arms))
         if arguments.stage is not None:
             _known("stage", arguments.stage, list(study.stages))
         checkpoint = train_arm(prepare(study, _study_folder(arguments, study.name)), arguments.arm, arguments.stage)
-        say(f"Next: cal-bench eval all --model {checkpoint}")
-    print(checkpoint)
+        say_once(f"Next: cal-bench eval all --model {checkpoint}")
+    if is_main():
+        print(checkpoint)
     return DONE
 
 
 def evaluate(arguments: Namespace) -> int:
-    """Run benchmarks on one checkpoint."""
+    """Run benchmarks on one checkpoint or backend."""
     with _working():
-        from cal_bench.evaluation import Options, checked, evaluate_checkpoint, open_tasks
-        from cal_bench.models import checkpoint_folder
+        from cal_bench.answering import model_of, run_name
+        from cal_bench.eval_plan import plan_lines
+        from cal_bench.evaluation import Options, checked, evaluate_model, open_tasks
+        from cal_bench.processes import is_main, say_once
         from cal_bench.scoring import result_line
         from cal_bench.tasks import names
 
         wanted = checked(names() if ALL in arguments.benchmarks else arguments.benchmarks)
-        checkpoint = checkpoint_folder(arguments.model)
-        out = Path(arguments.out or Path("results", "runs", checkpoint.resolve().name))
-        opened = open_tasks(wanted, arguments.data)
-        say(f"Evaluating {checkpoint} on {len(opened)} benchmarks into {out}")
-        options = Options(arguments.batch_size, arguments.limit, arguments.processing, arguments.data)
-        done = evaluate_checkpoint(checkpoint, opened, out, options)
-        say(f"Answers and scores: {out}. Next: cal-bench table {out}")
-    for evaluation in done:
-        print(result_line(evaluation))
-    return DONE if all(evaluation.complete for evaluation in done) else FAILED
+        model = model_of(arguments)
+        out = Path(arguments.out or Path("results", "runs", run_name(arguments)))
+        if arguments.dry_run:
+            lines = plan_lines(wanted, arguments.data, out, arguments.limit, model.identity())
+        else:
+            opened = open_tasks(wanted, arguments.data)
+            say_once(f"Evaluating {arguments.model or arguments.backend} on {len(opened)} benchmarks into {out}")
+            options = Options(arguments.batch_size, arguments.limit, model.processing, arguments.data)
+            done = evaluate_model(model, opened, out, options)
+            say_once(f"Answers and scores: {out}. Next: cal-bench table {out}")
+            lines = [result_line(evaluation) for evaluation in done]
+    if is_main():
+        print(*lines, sep="\n")
+    return DONE if arguments.dry_run or all(evaluation.complete for evaluation in done) else FAILED
 
 
 def score(arguments: Namespace) -> int:
@@ -120,15 +144,51 @@ def import_(arguments: Namespace) -> int:
 
 
 def study(arguments: Namespace) -> int:
-    """Train and evaluate every arm, write the tables."""
+    """Train and evaluate every arm, write the tables; or say what that would be."""
+    if arguments.seeds and arguments.seed is not None:
+        raise UserError("--seed and --seeds say two things about the same. Give one of them.")
+    if arguments.dry_run:
+        with _working():
+            lines = _plan_of(arguments)
+        print(*lines, sep="\n")
+        return DONE
     with _working():
-        from cal_bench.config import load_study
+        from cal_bench.config import load_several, load_study
+        from cal_bench.launch import launcher_command
+        from cal_bench.seeds import run_seeds
+        from cal_bench.several import run_several
         from cal_bench.study import run_study
 
-        config = load_study(arguments.config, arguments.seed)
-        outcome = run_study(config, _study_folder(arguments, config.name), _study_command(arguments))
+        command = _study_command(arguments)
+        launcher = launcher_command(arguments.launcher, arguments.gpus) if arguments.launcher else ()
+        several = load_several(arguments.config)
+        if several and launcher:
+            raise UserError(f"--launcher is for one study: give one of {', '.join(several.studies)}.")
+        if arguments.seeds:
+            out = arguments.out and Path(arguments.out)
+            outcome = run_seeds(arguments.config, arguments.seeds, out, arguments.data_root, launcher)
+        elif several:
+            outcome = run_several(several, _study_folder(arguments, several.name), command, arguments.seed)
+        else:
+            config = load_study(arguments.config, arguments.seed, arguments.data_root)
+            outcome = run_study(config, _study_folder(arguments, config.name), command, launcher)
     print(outcome.tables, end="")
     return DONE if outcome.complete else FAILED
+
+
+def _plan_of(arguments: Namespace) -> list[str]:
+    from cal_bench.config import load_several, load_study
+    from cal_bench.plan import make_plan, next_lines, plan_lines
+
+    if several := load_several(arguments.config):
+        raise UserError(f"--dry-run is for one study: give one of {', '.join(several.studies)}.")
+    config = load_study(arguments.config, arguments.seed, arguments.data_root)
+    plan = make_plan(config, _study_folder(arguments, config.name), arguments.gpus)
+    seeds = arguments.seeds and " ".join(map(str, arguments.seeds))
+    given = {"--data-root": arguments.data_root, "--out": arguments.out, "--seed": arguments.seed, "--seeds": seeds}
+    typed = ["cal-bench study", arguments.config, *(f"{flag} {value}" for flag, value in given.items() if value is not None)]
+    lines = plan_lines(plan, next_lines(plan, " ".join(typed)))
+    return [f"Once for each of the seeds {seeds}:", *lines] if seeds else lines
 
 
 def compare(arguments: Namespace) -> int:
@@ -148,51 +208,50 @@ def compare(arguments: Namespace) -> int:
 def table(arguments: Namespace) -> int:
     """Print the tables of runs, or of a study, or write them; with --check 1 where the file is not what would be written."""
     from cal_bench.runs import write_atomically
+    from cal_bench.table_command import check, table_text
 
     if arguments.check and arguments.out is None:
         raise UserError("--check looks at a file that was written before. Name it with --out FILE.")
-    text = _table_text(arguments)
+    text = table_text(arguments)
     if arguments.out is None:
         print(text, end="")
     elif arguments.check:
-        return _checked(Path(arguments.out), text)
+        return DONE if check(Path(arguments.out), text) else FAILED
     else:
         write_atomically(Path(arguments.out), text)
         say(f"Wrote {arguments.out}")
     return DONE
 
 
-def _table_text(arguments: Namespace) -> str:
-    from cal_bench.evidence import exact_only
-    from cal_bench.table_rows import beside, named_rows
-    from cal_bench.table_text import FORMATS
-    from cal_bench.tables import LAYOUTS, Wanted
+def page(arguments: Namespace) -> int:
+    """Write a comparison as one HTML file."""
+    from cal_bench.page import page_html, read_pair
+    from cal_bench.runs import write_atomically
 
-    found = named_rows([Path(run) for run in arguments.runs])
-    rows = found if arguments.allow_approx else exact_only(found)
-    if left_out := [f"{arm} {name}" for arm, results in found.arms.items() for name in results if name not in rows.arms[arm]]:
-        say(
-            f"Left out, being cider_approx: {', '.join(left_out)}. With Java, cal-bench rescore makes them exact; --allow-approx shows them"
-        )
-    numbers = tuple(sorted(set(arguments.tables))) or tuple(layout.number for layout in LAYOUTS)
-    wanted = Wanted(numbers, beside(arguments.published, rows.arms) if arguments.published else None)
-    chosen = [*(["--tables", *map(str, numbers)] if arguments.tables else [])]
-    chosen += ["--published", arguments.published] if arguments.published else []
-    chosen += ["--allow-approx"] if arguments.allow_approx else []
-    chosen += ["--format", arguments.format] if arguments.format != "markdown" else []
-    command = " ".join(["cal-bench table", *arguments.runs, *chosen]) if chosen else rows.command
-    return FORMATS[arguments.format](rows.arms, command, wanted)
+    pair = read_pair(arguments.runs)
+    command = " ".join(["cal-bench page", *arguments.runs])
+    write_atomically(Path(arguments.out), page_html(pair, command, arguments.data))
+    say(f"Wrote {arguments.out}: open it in a browser")
+    return DONE
 
 
-def _checked(path: Path, text: str) -> int:
-    """Is the file on disk what the command would write?"""
-    if not path.is_file():
-        raise UserError(f"There is no file {path} to check. Give the same command without --check to write it.")
-    if path.read_bytes() == text.encode():
-        say(f"{path} is up to date")
-        return DONE
-    say(f"{path} is not what this command writes. Give it without --check, and look at what changes")
-    return FAILED
+def export(arguments: Namespace) -> int:
+    """Write or log the results of a run for other places."""
+    from cal_bench.export import Doors, export_run
+
+    doors = Doors(arguments.hub_eval_results, arguments.card, arguments.tensorboard, arguments.wandb, arguments.trackio)
+    print(*export_run(Path(arguments.run), Path(arguments.out or Path(arguments.run, "export")), doors), sep="\n")
+    return DONE
+
+
+def look(arguments: Namespace) -> int:
+    """Draw what a figure of the paper shows, of checkpoints or runs."""
+    with _working():
+        from cal_bench.look.command import look
+
+        lines = look(arguments)
+    print(*lines, sep="\n")
+    return DONE
 
 
 def convert(arguments: Namespace) -> int:
@@ -227,10 +286,18 @@ def _from_scratch(arguments: Namespace) -> Path:
 
 
 def doctor(arguments: Namespace) -> int:
-    """Look at this machine, or at what CAL means on a model; 1 where something is missing or wrong."""
+    """Look at this machine, or at one thing about a model; 1 where something is missing or wrong."""
     from cal_bench.doctor import Finding, examine, report
 
-    if arguments.cal is None:
+    if arguments.batch_check is not None:
+        with _working():
+            from cal_bench.batch_check import check_folder
+
+            findings = check_folder(arguments.batch_check, arguments.data, arguments.dtype)
+        print(report(findings, ask="do"))
+    elif arguments.data or arguments.dtype:
+        raise UserError("--data and --dtype belong to --batch-check MODEL. Give that too, or leave them out.")
+    elif arguments.cal is None:
         findings = examine(Path("results"))
         print(report(findings))
     else:

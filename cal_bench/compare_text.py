@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cal_bench.compare import BETTER, WORSE, Comparison, Row
-from cal_bench.table_text import marks
+from cal_bench.table_text import marks, one_line
 from cal_bench.tables import LIMITED, MISSING, SCALE_NOTE, signed
 
 _SCORES = ("benchmark", "before", "after", "difference", "95 % interval")
-_HEADINGS = (*_SCORES, "p", "p (Holm)", "fixed", "broken", "detectable", "beyond chance")
+HEADINGS = (*_SCORES, "p", "p (Holm)", "fixed", "broken", "detectable", "beyond chance")
 _HOW = """\
 Scores are in percent unless another unit is named.
 Interval: paired bootstrap; samples that share a picture are drawn together. –: no score changed, which tells no width.
@@ -29,7 +29,7 @@ _TESTS = {
 
 def comparison_text(comparison: Comparison, points: float | None = None) -> str:
     """Everything that the comparison says, with the gate's verdict where one was asked for."""
-    parts = [_sides(comparison), _table(comparison), _verdict(comparison), _explanation(comparison)]
+    parts = [_sides(comparison), _table(comparison), *("\n".join(lines(comparison)) for lines in (verdict_lines, explanation_lines))]
     if points is not None:
         parts.append(_gate(comparison, points))
     return "\n\n".join(parts) + "\n"
@@ -54,15 +54,15 @@ def comparison_json(comparison: Comparison, points: float | None = None) -> str:
 
 
 def _sides(comparison: Comparison) -> str:
-    sides = [f"{name} {', '.join(runs)}" for name, runs in (("Before:", comparison.before), ("After: ", comparison.after))]
-    notes = [f"Note: {note}" for note in comparison.notes]
+    sides = [f"{name} {', '.join(map(one_line, runs))}" for name, runs in (("Before:", comparison.before), ("After: ", comparison.after))]
+    notes = [f"Note: {one_line(note)}" for note in comparison.notes]
     shared = ["Only the samples that all runs have with the same prompt are compared (--shared)."] if comparison.shared else []
     return "\n".join([*sides, *shared, *notes])
 
 
 def _table(comparison: Comparison) -> str:
-    lines = [list(_HEADINGS), *(_cells(row) for row in comparison.rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(_HEADINGS))]
+    lines = [list(HEADINGS), *(cells(row) for row in comparison.rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(HEADINGS))]
     ruler = ["-" * width if place == 0 else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
     return "\n".join(_line(line, widths) for line in [lines[0], ruler, *lines[1:]])
 
@@ -72,7 +72,8 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def _cells(row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """One benchmark under HEADINGS, as printed."""
     unit = "" if row.unit == "%" else f" ({row.unit})"
     return [
         row.benchmark + marks(row.limit, row.approximate) + unit,
@@ -97,17 +98,19 @@ def _probability(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _verdict(comparison: Comparison) -> str:
+def verdict_lines(comparison: Comparison) -> list[str]:
+    """The paper's count of wins, and what is better and what is worse beyond chance."""
     count = len(comparison.rows)
     wins = ", ".join(f"Table {number} {wins}" for number, wins in comparison.wins().items())
     lines = [f"Win/All, as the paper counts (strictly better at the printed precision): {wins}."] if wins else []
     for verdict in (BETTER, WORSE):
         named = comparison.named(verdict)
         lines.append(f"{verdict.capitalize()} beyond chance: {len(named)} of {count}{': ' + ', '.join(named) if named else ''}.")
-    return "\n".join(lines)
+    return lines
 
 
-def _explanation(comparison: Comparison) -> str:
+def explanation_lines(comparison: Comparison) -> list[str]:
+    """How to read the numbers, and what they are of."""
     tests = " and ".join(sorted({_TESTS[row.test] for row in comparison.rows}))
     count = len(comparison.rows)
     lines = [_HOW.format(tests=tests, count=count, benchmarks="benchmark" if count == 1 else "benchmarks")]
@@ -119,7 +122,7 @@ def _explanation(comparison: Comparison) -> str:
         lines.append(SCALE_NOTE)
     runs = {"before": len(comparison.before), "after": len(comparison.after)}
     lines.append(_SEEDS.format(**runs) if runs["before"] > 1 else _ONE_RUN)
-    return "\n".join(lines)
+    return lines
 
 
 def _gate(comparison: Comparison, points: float) -> str:

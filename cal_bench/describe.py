@@ -32,7 +32,12 @@ def _questions(task: Task) -> Iterator[str]:
     for sample in task.samples(SHOWN)[:SHOWN]:
         yield ""
         yield f"Sample {sample.id}, {_pictures(sample)}:"
-        yield from (f"  | {line}" for line in sample.prompt.split("\n"))
+        yield from (f"  | {_printable(line)}" for line in sample.prompt.split("\n"))
+
+
+def _printable(line: str) -> str:
+    """A line in which other breaks, and what would steer a terminal, are seen as they are."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
 
 
 def _pictures(sample: Sample) -> str:

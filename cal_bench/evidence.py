@@ -1,19 +1,20 @@
-"""What a study leaves behind: the records of all arms in one file, and the tables, which are a function of it."""
+"""What a study leaves behind: the records of all arms, the tables, which are a function of them, and every answer."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cal_bench.errors import UserError
-from cal_bench.records import TaskResult, result_from_json
-from cal_bench.runs import read_results, read_run, write_atomically
+from cal_bench.records import TaskResult, finite, result_from_json
+from cal_bench.runs import Run, read_results, read_run, write_atomically
 from cal_bench.table_text import tables_markdown
 from cal_bench.tables import tables_json
 
-RECORDS, TABLES, TABLES_JSON = "records.json", "tables.md", "tables.json"
+RECORDS, TABLES, TABLES_JSON, DETAILS, CONFIG = "records.json", "tables.md", "tables.json", "details.json", "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Rows:
 
     arms: Mapping[str, Mapping[str, TaskResult]]
     command: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """What the arms of a study answered (arm -> benchmark -> sample -> text), and what their stages logged (arm -> stage -> lines)."""
+
+    answers: Mapping[str, Mapping[str, Mapping[int, str]]]
+    logs: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 
 
 def write_evidence(out: Path, command: str, arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -33,6 +42,33 @@ def write_evidence(out: Path, command: str, arms: Mapping[str, Mapping[str, Any]
     markdown = tables_markdown(rows.arms, rows.command)
     write_atomically(out / TABLES, markdown)
     return markdown
+
+
+def write_details(out: Path, runs: Mapping[str, Path], logs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> None:
+    """Write details.json of a study: what a page shows beyond the records, for people who have not its run folders."""
+    answers = {arm: _answers(run) for arm, run in runs.items()}
+    kept = {arm: {stage: [finite(line) for line in lines] for stage, lines in stages.items()} for arm, stages in logs.items()}
+    # Escaped: an answer may hold half of a character, which is no UTF-8.
+    write_atomically(out / DETAILS, json.dumps({"answers": answers, "logs": kept}, indent=1, allow_nan=False) + "\n")
+
+
+def read_details(out: Path) -> Details:
+    """The details of a study; empty where an earlier version left none."""
+    path = out / DETAILS
+    if not path.is_file():
+        return Details({}, {})
+    with _readable(path):
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        answers = {
+            arm: {name: {int(id): str(text) for id, text in texts.items()} for name, texts in given.items()}
+            for arm, given in raw["answers"].items()
+        }
+        return Details(answers, {arm: dict(stages) for arm, stages in raw["logs"].items()})
+
+
+def _answers(folder: Path) -> dict[str, dict[int, str]]:
+    run = Run(folder, read_run(folder))
+    return {name: {id: one.text for id, one in sorted(run.answered(name).items())} for name in read_results(folder)}
 
 
 def arm_record(training: Mapping[str, Mapping[str, Any]], run: Path, study: Path) -> dict[str, Any]:
@@ -65,15 +101,28 @@ def exact_only(rows: Rows) -> Rows:
     return Rows(arms, rows.command)
 
 
+def read_study_record(folder: Path) -> dict[str, Any]:
+    """records.json of a study as it was written."""
+    with _readable(folder / RECORDS):
+        record: dict[str, Any] = json.loads((folder / RECORDS).read_text(encoding="utf-8"))
+        return record
+
+
 def _is_study(folder: Path) -> bool:
     return (folder / RECORDS).is_file()
 
 
 def _study_rows(folder: Path) -> Rows:
-    path = folder / RECORDS
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = read_study_record(folder)
+    with _readable(folder / RECORDS):
         return Rows({arm: _results(record["results"]) for arm, record in raw["arms"].items()}, str(raw["command"]))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A file of a study that was changed, or that another version wrote, is told by name."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a study's record that this version can read ({error}). Give the study command again.") from error
 

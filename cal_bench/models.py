@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cal_bench.checkpoints import check_folder, processor_fingerprint, weight_files, weights_fingerprint
+from cal_bench.batching import Batches, ahead, groups
+from cal_bench.checkpoints import READ, check_folder, processor_fingerprint, weight_files, weights_fingerprint
 from cal_bench.errors import UserError
+from cal_bench.inputs import Inputs, Reader
+from cal_bench.loading import greedy, load_processor, load_weights
+from cal_bench.processes import say_once
 from cal_bench.records import Answer, Identity, Unanswered
-from cal_bench.tasks.base import BenchmarkError, Sample
+from cal_bench.stopping import unbroken
+from cal_bench.tasks.base import Generation, Sample
 from cal_bench.train import Processing
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
-AHEAD = 2  # batches whose pictures are decoded while the model works on an earlier one
 LOOK_EVERY = 8  # tokens between two looks for a stop string
-
-T = TypeVar("T")
-U = TypeVar("U")
+# Samples answered at once where nobody says how many: a GPU that has no room for them says so, a computer stops the process.
+ON_GPU, ON_CPU = 64, 16
 
 
 class Model(Protocol):
@@ -45,15 +44,6 @@ class EchoModel:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Samples that are answered together, and the processor's tensors for them; none when no sample is left."""
-
-    samples: list[Sample]
-    unanswered: list[Unanswered]
-    inputs: Any
-
-
-@dataclass(frozen=True)
 class _Said:
     """What the model said to one sample; `truncated` if it would have gone on."""
 
@@ -64,6 +54,7 @@ class _Said:
 class HFModel:
     """Any image-text-to-text checkpoint of transformers: greedy, batched, left padded.
 
+    `batch_size` samples are answered at once (if not given 64 on a GPU, 16 on a CPU), fewer where memory runs out.
     The processor is read at once, so that a folder which cannot answer is refused before anything starts; the weights
     are read at the first sample, so that a finished run needs none. LLaVA checkpoints are shown pictures and prompts as the original
     code makes them; `processing="checkpoint"` leaves that to the processor in the folder, as with every other model.
@@ -72,26 +63,26 @@ class HFModel:
     def __init__(
         self,
         folder: str | Path,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         device: str | None = None,
         dtype: str | None = None,
         processing: Processing = "original",
     ) -> None:
-        import torch
-
         from cal_bench.systems.llava import as_original
         from cal_bench.systems.register import register
 
         register()
 
         self.folder = Path(folder)
-        self.batch_size = batch_size
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = dtype or ("bfloat16" if self.device.startswith("cuda") else "float32")
+        self.device = device or _own_device()
+        on_gpu = self.device.startswith("cuda")
+        self.batch_size = batch_size or (ON_GPU if on_gpu else ON_CPU)
+        self.dtype = dtype or ("bfloat16" if on_gpu else "float32")
         weight_files(self.folder)
-        self.processor = _load_processor(self.folder)
-        self.processing = "original" if processing == "original" and as_original(self.processor) else "checkpoint"
+        self.processor = load_processor(self.folder)
+        self.processing: Processing = "original" if processing == "original" and as_original(self.processor) else "checkpoint"
         self._model: Any = None
+        self._features: Any = None
 
     def identity(self) -> Identity:
         """Whose answers these will be."""
@@ -99,51 +90,80 @@ class HFModel:
         return Identity(str(self.folder), weights_fingerprint(self.folder), processor, self.dtype)
 
     def answer(self, samples: Sequence[Sample]) -> Iterator[Answer | Unanswered]:
-        """One reply to each sample; a sample whose pictures cannot be read is Unanswered, the others of its batch go on."""
+        """One reply to each sample; a sample whose pictures cannot be read is Unanswered, the others of its batch go on.
+
+        What does not fit into memory is answered in halves, and the group of samples goes on in batches of that size.
+        """
         if samples and self._model is None:
-            self._model = _load_weights(self.folder, self.device, self.dtype)
-            self._model.generation_config = _greedy(self._model.generation_config, self.processor.tokenizer)
-        for batch in _ahead(self._prepare, batches(samples, self.batch_size)):
-            yield from batch.unanswered
-            if batch.samples:
-                begun = time.monotonic()
-                said = self._generate(batch)
-                seconds = (time.monotonic() - begun) / len(said)
-                for sample, reply in zip(batch.samples, said, strict=True):
-                    yield Answer(sample.id, sample.prompt_hash, reply.text, seconds, reply.truncated)
+            self._load()
+        for group in groups(samples):
+            cut_up = Batches(group, self.batch_size)
+            for inputs in ahead(self._reader.read, cut_up):
+                yield from self._replies(inputs, cut_up)
 
-    def _prepare(self, samples: Sequence[Sample]) -> _Batch:
-        """Decode the pictures and make the tensors; runs in a thread of its own."""
-        readable, conversations, unanswered = [], [], []
-        for sample in samples:
-            try:
-                conversations.append(_conversation(sample.load_images(), sample.prompt))
-                readable.append(sample)
-            except BenchmarkError as error:
-                unanswered.append(Unanswered(sample.id, str(error)))
-        inputs = self._tensors(conversations) if readable else None
-        return _Batch(readable, unanswered, inputs)
+    def _load(self) -> None:
+        from cal_bench.features import ImageFeatures
 
-    def _tensors(self, conversations: list[list[dict[str, Any]]]) -> Any:
-        return self.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
+        self._model = load_weights(self.folder, self.device, self.dtype)
+        self._model.generation_config = greedy(self._model.generation_config, self.processor.tokenizer)
+        self._reader = Reader(self.processor, self._model.config.model_type)
+        self._features = ImageFeatures(self._model)
 
-    def _generate(self, batch: _Batch) -> list[_Said]:
+    def _replies(self, inputs: Inputs, cut_up: Batches) -> Iterator[Answer | Unanswered]:
+        yield from inputs.unanswered
+        if not inputs.samples:
+            return
+        with unbroken():
+            begun = time.monotonic()
+            said = self._said_where_it_fits(inputs)
+            seconds = (time.monotonic() - begun) / len(inputs.samples)
+            for sample, reply in zip(inputs.samples, said, strict=False):
+                yield Answer(sample.id, sample.prompt_hash, reply.text, seconds, reply.truncated)
+        if not said:
+            yield from self._in_halves(inputs.samples, cut_up)
+
+    def _said_where_it_fits(self, inputs: Inputs) -> list[_Said]:
+        """Nothing where memory runs out, which it gives back."""
         import torch
 
-        generation = batch.samples[0].generation
-        inputs = batch.inputs.to(self.device, dtype=getattr(torch, self.dtype))
-        prompt_length = inputs["input_ids"].shape[1]
-        stops = [_StopStrings(self.processor.tokenizer, generation.until, prompt_length)] if generation.until else []
+        try:
+            return self._generate(inputs)
+        except torch.OutOfMemoryError:
+            if len(inputs.samples) == 1:
+                raise UserError(
+                    f"{self.device} has no room for a single sample of {self.folder} in {self.dtype}. "
+                    "Free memory on it, or use a device with more."
+                ) from None
+        # Outside the except clause: the error holds on to every tensor of the attempt.
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        return []
+
+    def _in_halves(self, samples: Sequence[Sample], cut_up: Batches) -> Iterator[Answer | Unanswered]:
+        half = (len(samples) + 1) // 2
+        if half < cut_up.size:
+            cut_up.size = half
+            say_once(f"Not enough memory for {len(samples)} samples at once: going on with {half}")
+        for part in (samples[:half], samples[half:]):
+            yield from self._replies(self._reader.read(part), cut_up)
+
+    def _generate(self, inputs: Inputs) -> list[_Said]:
+        import torch
+
+        from cal_bench.features import on_device_of
+
+        generation = inputs.samples[0].generation
         with torch.inference_mode():
-            tokens = self._model.generate(**inputs, max_new_tokens=generation.max_new_tokens, stopping_criteria=stops)
-        written = tokens[:, prompt_length:]
+            tensors = on_device_of(self._model, inputs.tensors)
+            if inputs.pictures is not None:
+                tensors["mm_encoder_outputs"] = self._features.of(inputs.pictures)
+            prompt_length = tensors["input_ids"].shape[1]
+            stops = [_StopStrings(self.processor.tokenizer, generation.until, prompt_length)] if generation.until else []
+            tokens = self._model.generate(**tensors, max_new_tokens=generation.max_new_tokens, stopping_criteria=stops)
+        return self._read(tokens[:, prompt_length:], generation)
+
+    def _read(self, written: torch.Tensor, generation: Generation) -> list[_Said]:
+        """The answers in `written` [B, T]."""
         texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
         # A row that ended before the others of its batch is filled up with the padding token.
         ends = {self.processor.tokenizer.pad_token_id, *_listed(self._model.generation_config.eos_token_id)}
@@ -176,18 +196,6 @@ class _StopStrings:
         return torch.tensor([any(stop in text for stop in self.until) for text in texts], device=tokens.device)
 
 
-def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
-    """Samples that share their generation settings, longest prompts first: little padding, and memory runs out early or never."""
-
-    def settings(sample: Sample) -> tuple[int, tuple[str, ...]]:
-        return sample.generation.max_new_tokens, sample.generation.until
-
-    ordered = sorted(samples, key=lambda sample: (settings(sample), -len(sample.prompt), sample.id))
-    for _, group in groupby(ordered, key=settings):
-        same = list(group)
-        yield from (same[start : start + size] for start in range(0, len(same), size))
-
-
 def cut(text: str, until: tuple[str, ...]) -> str:
     """The text before the first stop string, without white space around it."""
     ends = [place for stop in until if (place := text.find(stop)) >= 0]
@@ -209,7 +217,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]))
+        return Path(snapshot_download(name, allow_patterns=list(READ)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -218,81 +226,12 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
+def _own_device() -> str:
+    """The GPU of this process, of which there may be several on a machine; without one the CPU."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
 def _listed(token: int | list[int] | None) -> list[int]:
     return token if isinstance(token, list) else [] if token is None else [token]
-
-
-def _conversation(images: list[Image], prompt: str) -> list[dict[str, Any]]:
-    content = [{"type": "image", "image": image} for image in images]
-    return [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
-
-
-def _ahead(prepare: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """`prepare` of each item, in order, a few items ahead of the reader in a thread."""
-    waiting: deque[Future[U]] = deque()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures") as worker:
-        try:
-            for item in items:
-                waiting.append(worker.submit(prepare, item))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            worker.shutdown(wait=False, cancel_futures=True)
-
-
-def _load_processor(folder: Path) -> Any:
-    from transformers import AutoConfig, AutoProcessor, ProcessorMixin
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError) as error:
-        raise UserError(f"The config.json of {folder} is not one that transformers knows: {error}") from error
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise UserError(f"{folder} holds a model of type '{config.model_type}', which does not answer questions about pictures.")
-    missing = UserError(
-        f"{folder} has no processor (image processor and tokenizer). Save it beside the weights: "
-        "AutoProcessor.from_pretrained(<base model>).save_pretrained(<folder>)."
-    )
-    try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError) as error:
-        raise missing from error
-    if not isinstance(processor, ProcessorMixin):  # without a processor's config transformers gives the bare tokenizer
-        raise missing
-    if not processor.chat_template:
-        raise UserError(
-            f"{folder} has no chat template, so it is not known how it was trained to be asked. "
-            "Put the template of its training into chat_template.jinja in that folder."
-        )
-    if processor.tokenizer.pad_token_id is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return processor
-
-
-def _load_weights(folder: Path, device: str, dtype: str) -> Any:
-    import torch
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging
-
-    if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it, so that its processes share the cores
-        torch.set_num_threads(os.cpu_count() or 1)
-    logging.disable_progress_bar()
-    model, told = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
-    if missing := sorted(told["missing_keys"]):
-        raise UserError(f"The checkpoint {folder} lacks {len(missing)} of its weights, the first is {missing[0]}. Copy or train it again.")
-    return model.to(device).eval()
-
-
-def _greedy(own: Any, tokenizer: Any) -> Any:
-    """Greedy for every model: of a checkpoint's own settings, such as sampling or a repetition penalty, only its end token counts."""
-    from transformers import GenerationConfig
-
-    end = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
-    return GenerationConfig(
-        do_sample=False, num_beams=1, bos_token_id=own.bos_token_id, eos_token_id=end, pad_token_id=tokenizer.pad_token_id
-    )

@@ -27,8 +27,14 @@ def prepare_parts(model: Any, trained: Iterable[str], faster_or_slower: Iterable
     counts: Counts = {"trainable": {}, "frozen": {}}
     for name, parameter in model.named_parameters():
         part, kind = _part(name), "trainable" if parameter.requires_grad else "frozen"
-        counts[kind][part] = counts[kind].get(part, 0) + parameter.numel()
+        counts[kind][part] = counts[kind].get(part, 0) + _size(parameter)
     return counts
+
+
+def _size(parameter: Any) -> int:
+    """Its numbers; of one that ZeRO-3 has shared out, all of them."""
+    size: int = parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel()
+    return size
 
 
 def describe(counts: Counts) -> str:

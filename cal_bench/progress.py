@@ -23,6 +23,12 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
 
 
 @contextmanager
+def unseen(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """The same for a process that leaves the speaking to another."""
+    yield lambda count: None
+
+
+@contextmanager
 def _bar(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -9,6 +9,7 @@ from importlib import resources
 from cal_bench.errors import UserError, suggest
 
 OFFICIAL, CAL = "†", "+CAL"
+MINIATURE = "Miniature"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,29 @@ def published_model(name: str) -> PublishedModel:
     if name.lower() in models:
         return models[name.lower()]
     raise UserError(f"The paper has no model '{name}'.{suggest(name, models)} It has {', '.join(models)}.")
+
+
+def row_labels(name: str) -> dict[str, str]:
+    """What the paper's tables call a row of this name: one of its models, an arm of one, or a miniature; nothing for any other.
+
+    Miniatures are called as their recipes: mini-llava15, mini-mgm-hd+cal.
+    """
+    models = published_models()
+    base, plus, arm = name.partition("+")
+    variant = CAL if f"+{arm}".lower() == CAL.lower() else plus + arm
+    if model := models.get(name.lower()):
+        return {"setting": model.setting, "method": model.method, "llm": model.llm}
+    if model := models.get(base.lower()):
+        return {"setting": model.setting, "method": model.method + variant, "llm": model.llm}
+    for model in models.values():
+        if base.lower() == f"mini-{_recipe(model.method)}":
+            return {"setting": model.setting, "method": model.method + variant, "llm": MINIATURE}
+    return {}
+
+
+def _recipe(method: str) -> str:
+    """LLaVA-1.5 as llava15."""
+    return method.lower().replace("-1.5", "15")
 
 
 def _model(name: str, rows: dict[int, PublishedRow], official: dict[str, float | None]) -> PublishedModel:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cal_bench.progress import progress
+from cal_bench.progress import progress, unseen
+from cal_bench.ranks import ALONE, Ranks
 from cal_bench.records import Makeup, Questions, TaskResult, Unanswered, finite
 from cal_bench.runs import Run, versions
 
@@ -34,15 +35,60 @@ class Evaluation:
         return self.result is not None
 
 
-def evaluate(model: Model, task: Task, run: Run, limit: int | None = None) -> Evaluation:
-    """Answer what is still unanswered, score everything, record both."""
-    name, samples = task.benchmark.name, task.samples(limit)
+def evaluate(model: Model, task: Task, run: Run, limit: int | None = None, ranks: Ranks = ALONE) -> Evaluation:
+    """Answer what is still unanswered, score everything, record both; of several processes each does a share of the answering."""
+    samples = task.samples(limit)
+    done = ranks.once(lambda: _begun(task, run, samples, limit))
+    if done is not None:
+        return done
+    unanswered = _answer(model, samples, _Place(run, task.benchmark.name), ranks)
+    return ranks.once(lambda: _finished(task, run, samples, limit, unanswered))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where answers go."""
+
+    run: Run
+    benchmark: str
+
+
+def _begun(task: Task, run: Run, samples: Sequence[Sample], limit: int | None) -> Evaluation | None:
+    """How it went, where nothing is left to do."""
+    name = task.benchmark.name
     run.begin(name, questions(task, samples, limit))
     done = run.result(name)
     # An approximate score is made again where it can be made as published ones are.
-    if done and (not done.approximate or task.approximate):
-        return Evaluation(name, done)
-    unanswered = _answer(model, name, samples, run)
+    return Evaluation(name, done) if done and (not done.approximate or task.approximate) else None
+
+
+def _answer(model: Model, samples: Sequence[Sample], place: _Place, ranks: Ranks) -> dict[int, str]:
+    """Put the samples that are still open to the model; gives those that could not be put to it."""
+    kept = ranks.once(lambda: set(place.run.answered(place.benchmark)))
+    waiting = ranks.share([sample for sample in samples if sample.id not in kept])
+    shown = progress if ranks.rank == 0 else unseen
+    label = place.benchmark if ranks.count == 1 else f"{place.benchmark} (first of {ranks.count} processes)"
+    with place.run.appending(place.benchmark, ranks.rank, ranks.count) as append:
+
+        def ask() -> dict[int, str]:
+            unanswered: dict[int, str] = {}
+            with shown(label, len(kept) + len(waiting), len(kept)) as advance:
+                for reply in model.answer(waiting):
+                    if isinstance(reply, Unanswered):
+                        unanswered[reply.id] = reply.reason
+                    else:
+                        append(reply)
+                    advance(1)
+            return unanswered
+
+        # The first process holds the benchmark's file, and with it other commands off, until all are done.
+        reasons = ranks.each(ask)
+    return {number: reason for own in reasons for number, reason in own.items()}
+
+
+def _finished(task: Task, run: Run, samples: Sequence[Sample], limit: int | None, unanswered: dict[int, str]) -> Evaluation:
+    name = task.benchmark.name
+    run.gather(name)
     if unanswered:
         run.leave_open(name, unanswered)
         return Evaluation(name, None, unanswered)
@@ -57,21 +103,6 @@ def questions(task: Task, samples: Sequence[Sample], limit: int | None) -> Quest
     settings = {(sample.generation.max_new_tokens, sample.generation.until) for sample in samples}
     spoken = tuple(f"{tokens} tokens, until {list(until)}" for tokens, until in sorted(settings))
     return Questions(task.data_fingerprint, digest.hexdigest(), spoken, len(samples), limit)
-
-
-def _answer(model: Model, name: str, samples: Sequence[Sample], run: Run) -> dict[int, str]:
-    """Put the samples that are still open to the model; gives those that could not be put to it."""
-    kept = run.answered(name)
-    waiting = [sample for sample in samples if sample.id not in kept]
-    unanswered: dict[int, str] = {}
-    with run.appending(name) as append, progress(name, len(samples), len(kept)) as advance:
-        for reply in model.answer(waiting):
-            if isinstance(reply, Unanswered):
-                unanswered[reply.id] = reply.reason
-            else:
-                append(reply)
-            advance(1)
-    return unanswered
 
 
 def scored(task: Task, run: Run, samples: Sequence[Sample], limit: int | None) -> TaskResult:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -27,6 +28,7 @@ from cal_bench.records import (
 )
 
 RECORD = "run.json"
+SYNC_SECONDS = 5.0  # of answers that a machine may lose when it loses power; a process that is killed loses none
 _PACKAGES = ("cal-bench", "lmms-eval", "torch", "transformers", "tokenizers", "pillow", "datasets")
 _ANSWER_WORDS = {"data": "other data", "prompts": "other prompts", "generation": "other generation settings"}
 
@@ -46,7 +48,7 @@ class Run:
         if before is None:
             record = RunRecord(identity, dict(config or {}), versions())
         else:
-            _check_identity(folder, before.identity, identity)
+            check_identity(folder, before.identity, identity)
             merged = {name: _merged(before.versions.get(name, ""), version) for name, version in versions().items()}
             record = dataclasses.replace(before, config=dict(config or before.config), versions=merged)
         run = cls(folder, record)
@@ -55,11 +57,17 @@ class Run:
 
     def begin(self, benchmark: str, questions: Questions) -> None:
         """Say what a benchmark is going to be asked; answers to other questions are refused."""
-        before = self.record.benchmarks.get(benchmark)
-        if before is None or not any(path.exists() for path in self._files(benchmark)):
+        if not self._is_begun(benchmark):
             self._save_benchmark(benchmark, BenchmarkRecord(questions))
-        elif before.questions != questions:
-            raise UserError(self._refusal(benchmark, before.questions, questions))
+        self.check(benchmark, questions)
+
+    def check(self, benchmark: str, questions: Questions) -> None:
+        """Refuse to go on where the folder holds answers to other questions."""
+        if self._is_begun(benchmark) and (before := self.record.benchmarks[benchmark].questions) != questions:
+            raise UserError(self._refusal(benchmark, before, questions))
+
+    def _is_begun(self, benchmark: str) -> bool:
+        return benchmark in self.record.benchmarks and any(path.exists() for path in self._files(benchmark))
 
     def result(self, benchmark: str) -> TaskResult | None:
         """The summary of a benchmark that is complete."""
@@ -68,26 +76,38 @@ class Run:
 
     def answered(self, benchmark: str) -> dict[int, Answer]:
         """What has been answered so far. A last line that was cut off while it was written does not count."""
-        path = self.folder / f"{benchmark}.jsonl"
-        if not path.is_file():
-            return {}
-        lines = path.read_bytes().split(b"\n")[:-1]
-        answers = [_read_answer(path, number, line) for number, line in enumerate(lines, start=1)]
-        return {answer.id: answer for answer in answers}
+        found: dict[int, Answer] = {}
+        for path in (self._file(benchmark), *self._parts(benchmark)):
+            for answer in _read_answers(path):
+                if found.setdefault(answer.id, answer) != answer:
+                    raise UserError(f"{path} holds a second answer to sample {answer.id} of {benchmark}. Delete one of the two lines.")
+        return found
 
     @contextmanager
-    def appending(self, benchmark: str) -> Iterator[Callable[[Answer], None]]:
-        """Gives the function that adds an answer; what it has added stays, whatever happens next."""
-        path = self.folder / f"{benchmark}.jsonl"
+    def appending(self, benchmark: str, rank: int = 0, count: int = 1) -> Iterator[Callable[[Answer], None]]:
+        """Gives the function that adds an answer; what it has added stays, whatever happens next.
+
+        Of `count` processes each has a file of its own, the first one the benchmark's; `gather` puts them together.
+        """
+        path = self._file(benchmark, f".rank{rank}-of-{count}" if rank else "")
         with explained(path):
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(file, self.folder)
             with explained(path):
                 _seek_behind_last_whole_line(file, path)
-            yield lambda answer: _write_line(file, path, answer_to_json(answer))
+            yield _Appender(file, path).append
         finally:
+            os.fsync(file)
             os.close(file)
+
+    def gather(self, benchmark: str) -> None:
+        """Put the answers of several processes into the benchmark's one file; at once or not at all."""
+        if parts := self._parts(benchmark):
+            answers = sorted(self.answered(benchmark).values(), key=lambda answer: answer.id)
+            write_atomically(self._file(benchmark), "".join(map(answer_to_json, answers)))
+            for part in parts:
+                part.unlink()
 
     def finish(self, result: TaskResult) -> TaskResult:
         """Write a benchmark's summary, which is what makes it complete."""
@@ -126,8 +146,31 @@ class Run:
             f"Give another run folder, or delete {kept} to answer {benchmark} again."
         )
 
-    def _files(self, benchmark: str) -> tuple[Path, Path]:
-        return self.folder / f"{benchmark}.jsonl", self.folder / f"{benchmark}.json"
+    def _file(self, benchmark: str, part: str = "") -> Path:
+        return self.folder / f"{benchmark}{part}.jsonl"
+
+    def _parts(self, benchmark: str) -> list[Path]:
+        """What processes beside the first one have answered, where they were stopped before it was gathered."""
+        return sorted(self.folder.glob(f"{benchmark}.rank*-of-*.jsonl"))
+
+    def _files(self, benchmark: str) -> list[Path]:
+        return [self._file(benchmark), *self._parts(benchmark), self.folder / f"{benchmark}.json"]
+
+
+class _Appender:
+    """An open file of answers, each of which is written when it comes, and brought to the disk itself every few seconds."""
+
+    def __init__(self, file: int, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self.synced = time.monotonic()
+
+    def append(self, answer: Answer) -> None:
+        _write_line(self.file, self.path, answer_to_json(answer))
+        if time.monotonic() - self.synced >= SYNC_SECONDS:
+            with explained(self.path):
+                os.fsync(self.file)
+            self.synced = time.monotonic()
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -194,7 +237,8 @@ def _record_in(folder: Path) -> RunRecord | None:
         raise UserError(f"{path} is not a run record that this version can read ({error}). Give another folder, or delete it.") from error
 
 
-def _check_identity(folder: Path, before: Identity, now: Identity) -> None:
+def check_identity(folder: Path, before: Identity, now: Identity) -> None:
+    """Refuse a run folder with answers of another identity."""
     for name, words in (("weights", "other weights"), ("processor", "another processor or chat template"), ("dtype", "another precision")):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
@@ -209,6 +253,13 @@ def _read_result(path: Path) -> TaskResult:
         return result_from_json(path.read_text(encoding="utf-8"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a summary that this version can read ({error}). Delete it and run the benchmark again.") from error
+
+
+def _read_answers(path: Path) -> list[Answer]:
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_read_answer(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _read_answer(path: Path, number: int, line: bytes) -> Answer:

@@ -8,6 +8,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 
 from cal_bench.parts import under
+from cal_bench.trainer_plugin.borrow import tower_is_shared_out, with_an_image
 from cal_bench.trainer_plugin.trainer import CALTrainer
 
 if TYPE_CHECKING:
@@ -76,8 +77,17 @@ class StageMixin(Stock):
         return optimizer
 
 
+def with_images_everywhere(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The batch, with an image borrowed where another process has one and the vision tower is shared out; CAL does so by itself."""
+    return with_an_image(model, inputs) if tower_is_shared_out(model) else inputs
+
+
 class StockStageTrainer(StageMixin, Trainer):
     """Of the arm without CAL."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Stock, but a process whose micro-batch is text alone does not let the others wait for it at the vision tower."""
+        return super().compute_loss(model, with_images_everywhere(self.model, inputs), *args, **kwargs)
 
 
 class CALStageTrainer(StageMixin, CALTrainer):

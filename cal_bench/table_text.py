@@ -46,13 +46,13 @@ class Grid:
 def tables_markdown(arms: Arms, command: str, wanted: Wanted | None = None) -> str:
     """The tables as markdown."""
     content = tables_json(arms, command, wanted)
-    return "\n".join([*(_markdown(grid(table)) for table in content["tables"]), f"Made by {_code(command)}.", ""])
+    return "\n".join([*(markdown(grid(table)) for table in content["tables"]), f"Made by {code(command)}.", ""])
 
 
 def tables_latex(arms: Arms, command: str, wanted: Wanted | None = None) -> str:
     """The tables as LaTeX, with the rules of booktabs."""
     content = tables_json(arms, command, wanted)
-    head = [f"% Made by: {' '.join(command.split())}", r"% Needs \usepackage{booktabs}", ""]
+    head = [f"% Made by: {one_line(command)}", r"% Needs \usepackage{booktabs}", ""]
     return "\n".join([*head, *(_latex(grid(table)) for table in content["tables"])])
 
 
@@ -177,7 +177,8 @@ def _odd(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
     return f"{kind.capitalize()} answers: {'; '.join(told)}." if told else ""
 
 
-def _markdown(shown: Grid) -> str:
+def markdown(shown: Grid) -> str:
+    """A table as markdown."""
     scores = len(shown.head) - shown.names - shown.wins
     ruler = [*(["---"] * shown.names), *(["---:"] * scores), *([":---:"] if shown.wins else [])]
     lines = [f"### {escape(shown.title)}", "", _line([escape(text) for text in shown.head]), _line(ruler)]
@@ -198,8 +199,12 @@ def _line(cells: Sequence[str]) -> str:
 
 def escape(text: str) -> str:
     """The text as markdown shows it literally in one cell of a table."""
-    one_line = " ".join(text.split())
-    return re.sub(r"[\\|*`\[\]<>~&]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found.group(), one_line)
+    return re.sub(r"[\\|*`\[\]<>~&]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found.group(), one_line(text))
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and characters that steer a terminal."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def escape_note(text: str) -> str:
@@ -207,8 +212,11 @@ def escape_note(text: str) -> str:
     return escape(text).replace("\\|", "|")
 
 
-def _code(text: str) -> str:
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+def code(text: str) -> str:
+    """The text as markdown shows it literally within a line."""
+    shown = one_line(text)
+    fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
+    return f"{fence} {shown} {fence}" if "`" in shown else f"`{shown}`"
 
 
 def _latex(shown: Grid) -> str:
@@ -247,5 +255,4 @@ def _tex(text: str) -> str:
         "<": "$<$",
         ">": "$>$",
     }
-    one_line = " ".join(text.split())
-    return re.sub(r"[\\~^≈−†‡–<>]|[#$%&_{}]", lambda found: special.get(found.group(), "\\" + found.group()), one_line)
+    return re.sub(r"[\\~^≈−†‡–<>]|[#$%&_{}]", lambda found: special.get(found.group(), "\\" + found.group()), one_line(text))

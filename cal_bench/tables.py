@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cal_bench.errors import UserError
-from cal_bench.published import PublishedModel, published_models
+from cal_bench.published import PublishedModel, row_labels
 from cal_bench.records import TaskResult
 
 Arms = Mapping[str, Mapping[str, TaskResult]]  # arm -> benchmark -> summary
@@ -115,7 +115,7 @@ def _table(arms: Arms, layout: Layout, beside: Beside | None) -> dict[str, Any]:
             counts = {kind: {name: getattr(arms[arm][name], kind) for name in shown} for kind in ODD}
             bold = [name for name in shown if shown[name] == best[name]]
             row = {"arm": arm, "scores": scores[arm], "printed": shown, "best": bold, "win_all": wins, "compared_with": group[0]}
-            rows.append({**row, **_labels(arm), **counts})
+            rows.append({**row, **row_labels(arm), **counts})
     head = {"table": layout.number, "title": layout.title, "compared_with": rows[0]["arm"], "counts_wins": layout.counts_wins}
     published = _published(beside, rows, columns, layout) if beside else {}
     return {**head, "columns": [_column(result) for result in columns], "rows": rows, **published}
@@ -133,16 +133,6 @@ def _groups(arms: Sequence[str]) -> list[list[str]]:
     if all(len(group) == 1 for group in groups.values()):
         return [list(arms)]
     return list(groups.values())
-
-
-def _labels(arm: str) -> dict[str, str]:
-    """The paper's labels of an arm that is named as one of its models; an arm of its baseline that the paper has not stands beside it."""
-    models = published_models()
-    model = models.get(arm.lower()) or models.get(arm.lower().partition("+")[0])
-    if model is None:
-        return {}
-    variant = "" if arm.lower() in models else arm[arm.index("+") :]
-    return {"setting": model.setting, "method": model.method + variant, "llm": model.llm}
 
 
 def _published(beside: Beside, rows: Sequence[Mapping[str, Any]], columns: Sequence[TaskResult], layout: Layout) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 torch and transformers are imported where they are used: reading a config must not wait for them.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -16,22 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cal_bench.checkpoints import processor_fingerprint, weight_files, weights_fingerprint
-from cal_bench.errors import UserError, suggest
+from cal_bench.errors import UserError
 from cal_bench.parts import describe, prepare_parts
-from cal_bench.progress import say
+from cal_bench.processes import is_main, over_all, say_once, wait_for_all
 from cal_bench.runs import versions, write_atomically
+from cal_bench.stage_arguments import training_arguments
 from cal_bench.trainer_plugin.config import CALConfig, CALError
+from cal_bench.training_data import data_fingerprint
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from cal_bench.train_log import TrainingLog
     from cal_bench.trainer_plugin.data import ConversationDataset, DataOptions
 
 RECORD, LOG, SWAPPED, CHECKPOINTS = "train.json", "log.jsonl", "swapped.json", "checkpoints"
-STEPS_PER_LOG = 10
-# What may differ between two runs of the same stage: paths, whose contents are fingerprinted, and how it is watched and kept.
-NOT_IDENTITY = ("data", "images", "report_to", "save_steps")
+# What may differ between two runs of the same stage: paths, whose contents are fingerprinted, how it is watched and kept, and what
+# only trades time for memory.
+NOT_IDENTITY = ("data", "images", "report_to", "label_check", "save_steps", "gradient_checkpointing")
 
 Record = dict[str, Any]
 # Pictures and prompts as the original code of a system makes them, or as the checkpoint's own processor does.
@@ -42,14 +43,18 @@ Processing = Literal["original", "checkpoint"]
 class StageConfig:
     """What a stage trains, on what, and how. `train` lists name prefixes of the trainable parameters.
 
+    `data` are LLaVA's JSON files, or Hugging Face datasets with `images` and `messages` (parquet files or folders); `images` is the
+    folder of the pictures that JSON files name, or one folder for each file.
     batch_size is global: per_device_batch_size x processes x accumulation steps. `warmup` is a share of the steps, or a number
     of steps from 1 on. `swap` is the share of image-bearing samples whose images are exchanged in pairs. `image_aspect_ratio`
     is for systems with square pictures: pad fills them up with the mean colour, square (LLaVA-1.5's pre-training) crops them.
+    `image_grid` lets a model of MGM's kind read pictures as MGM (1) or as MGM-HD (2) from this stage on.
     `learning_rate_factors` are for parts of the model by prefix of their parameters' names (LLaVA-NeXT: model.vision_tower 0.1).
+    Every `label_check` steps it is measured how well deltas tell label tokens apart (see label_check.py).
     """
 
     data: tuple[str, ...]
-    images: str
+    images: str | tuple[str, ...]
     template: str
     train: tuple[str, ...]
     learning_rate: float
@@ -63,62 +68,51 @@ class StageConfig:
     max_length: int = 2048
     swap: float = 0
     image_aspect_ratio: Literal["pad", "square"] = "pad"
+    image_grid: Literal[1, 2] | None = None
     unreadable_images: Literal["error", "skip"] = "error"
     seed: int = 0
     processing: Processing = "original"
+    gradient_checkpointing: bool = False
     save_steps: int | None = None
     report_to: tuple[str, ...] = ()
+    label_check: int | None = None
 
 
 def train_stage(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | None) -> Record:
     """Train one stage, or go on with it, or find it done; the record, which is also out_dir/train.json.
 
-    Without `cal` it is the stock trainer. A folder that holds a training of other inputs is refused.
+    Without `cal` it is the stock trainer. A folder that holds a training of other inputs is refused. Under a launcher every process
+    calls this, and all return when the record is written.
     """
     identity = _identity(model_dir, stage, cal)
-    before = _record_before(out_dir)
-    _check_same(out_dir, before, identity)
-    if before.get("status") == "complete":
-        weight_files(out_dir)  # refuses weights that are gone or cut short
-        return before
+    if done := _complete(out_dir, identity):
+        return done
     record = {"status": "running", "identity": identity, "config": _plain(stage), "cal": cal and _plain(cal), "seed": stage.seed}
-    if _is_main():
+    wait_for_all()  # every process has looked whether there was anything before
+    if is_main():
         out_dir.mkdir(parents=True, exist_ok=True)
         _write(out_dir, record)
-    record |= _train(model_dir, out_dir, stage, cal)
-    if _is_main():
+    record |= _train(model_dir, out_dir, stage, cal) | {"status": "complete"}
+    if is_main():
         shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
-        _write(out_dir, record | {"status": "complete"})
-    return record | {"status": "complete"}
+        _write(out_dir, record)
+    wait_for_all()
+    return _record_before(out_dir)
 
 
-def data_fingerprint(files: tuple[str, ...], images: str) -> str:
-    """sha256 over the data files, and over name and size of every image they name."""
-    digest = hashlib.sha256()
-    names: set[str] = set()
-    for file in files:
-        content = _read_data(Path(file))
-        digest.update(content)
-        for row in json.loads(content):
-            named = row.get("image") or ()
-            names |= {named} if isinstance(named, str) else set(named)
-    for name in sorted(names):
-        path = Path(images, name)
-        digest.update(f"{name} {path.stat().st_size if path.is_file() else 'missing'}\n".encode())
-    return digest.hexdigest()
+def finished(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | None) -> bool:
+    """Whether this very training is complete; a folder that holds another is refused."""
+    return bool(_complete(out_dir, _identity(model_dir, stage, cal)))
 
 
-def _read_data(file: Path) -> bytes:
-    try:
-        content = file.read_bytes()
-        if not all(isinstance(row, dict) for row in json.loads(content)):
-            raise TypeError
-    except FileNotFoundError as error:
-        beside = [path.name for path in file.parent.glob("*.json")]
-        raise UserError(f"There is no data file {file}.{suggest(file.name, beside)}") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file} is not LLaVA data: expected a JSON list of records with id, image and conversations.") from error
-    return content
+def _complete(out_dir: Path, identity: Record) -> Record:
+    """The record of the training if it is complete, else empty."""
+    before = _record_before(out_dir)
+    _check_same(out_dir, before, identity)
+    if before.get("status") != "complete":
+        return {}
+    weight_files(out_dir)  # refuses weights that are gone or cut short
+    return before
 
 
 def _identity(model_dir: Path, stage: StageConfig, cal: CALConfig | None) -> Record:
@@ -148,7 +142,7 @@ def _record_before(out_dir: Path) -> Record:
 
 def _check_same(out_dir: Path, before: Record, identity: Record) -> None:
     if not before:
-        if _is_main() and out_dir.is_dir() and any(out_dir.iterdir()):
+        if is_main() and out_dir.is_dir() and any(out_dir.iterdir()):
             raise UserError(f"{out_dir} is not empty and holds no training of ours. Give another folder, or empty it.")
         return
     old = before["identity"]
@@ -158,10 +152,6 @@ def _check_same(out_dir: Path, before: Record, identity: Record) -> None:
         raise UserError(
             f"{out_dir} holds a training of other inputs: {', '.join(changed)} changed. Give another folder, or delete it to train again."
         )
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _write(out_dir: Path, record: Record) -> None:
@@ -179,22 +169,26 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
     _use_all_cores()
     set_seed(stage.seed)
     resumed = newest_checkpoint(out_dir / CHECKPOINTS)
-    # The trainer does not load the weights of a LLaVA checkpoint when it resumes (see CALMixin.train), only all the rest.
-    model, processor = _load(resumed or model_dir, stage)
+    # Before the model: they decide how its weights are spread over processes while they are read.
+    arguments = training_arguments(stage, out_dir / CHECKPOINTS)
+    # The trainer does not load the weights of a LLaVA checkpoint when it resumes (see CALMixin.train), only all the rest. A checkpoint
+    # in pieces (FSDP) has no config, and its weights are what the trainer does load.
+    whole = resumed is not None and (resumed / "config.json").is_file()
+    model, processor = _load(resumed if resumed and whole else model_dir, stage)
     parameters = prepare_parts(model, stage.train, stage.learning_rate_factors)
-    if _is_main():
-        say(describe(parameters))
+    say_once(describe(parameters))
     dataset = ConversationDataset([Path(file) for file in stage.data], stage.images, data_options(stage), processor)
-    if _is_main():
+    if is_main():
         pairs = [[dataset.records[index].id for index in pair] for pair in dataset.swapped]
         write_atomically(out_dir / SWAPPED, json.dumps({"rows": dataset.swapped, "ids": pairs}) + "\n")
-    trainer, log = _trainer(model, dataset, out_dir, stage, cal)
+    trainer, log = _trainer(model, dataset, arguments, stage, cal)
     if resumed is not None:
         get_logger("transformers.trainer").setLevel("ERROR")  # it warns of every weight that it did not load
-        say(f"Going on from {resumed}")
+        say_once(f"Going on from {resumed}")
     _run(trainer, log, resumed)
     _save(trainer, out_dir)
-    _tell_of_skipped(dataset)
+    dataset.merge(over_all)
+    _tell_of_data(dataset, stage)
     return {
         "versions": versions() | {"accelerate": metadata.version("accelerate")},
         "parameters": parameters,
@@ -205,7 +199,8 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
         "unreadable_images": dataset.unreadable,
         "steps": trainer.state.global_step,
         "resumed_at_step": int(resumed.name.rpartition("-")[2]) if resumed else None,
-        "loss": {"first": log.losses[0], "last": log.losses[-1]},
+        # Only the main process keeps the log.
+        "loss": {"first": log.losses[0], "last": log.losses[-1]} if is_main() else {},
         "wall_seconds": round(time.perf_counter() - begun, 2),
     }
 
@@ -217,10 +212,12 @@ def data_options(stage: StageConfig) -> "DataOptions":
     return DataOptions(stage.template, stage.max_length, stage.swap, stage.seed, stage.unreadable_images == "skip")
 
 
-def _tell_of_skipped(dataset: "ConversationDataset") -> None:
+def _tell_of_data(dataset: "ConversationDataset", stage: StageConfig) -> None:
+    if dataset.truncated:
+        say_once(f"Warning: {dataset.truncated} of {len(dataset)} records were longer than {stage.max_length} tokens and were cut")
     for what, names in (("are missing", dataset.missing), ("could not be read", dataset.unreadable)):
-        if names and _is_main():
-            say(f"{len(names)} image(s) {what}, and their records were skipped: {', '.join(names[:5])}{', …' if names[5:] else ''}")
+        if names:
+            say_once(f"{len(names)} image(s) {what}, and their records were skipped: {', '.join(names[:5])}{', …' if names[5:] else ''}")
 
 
 def _use_all_cores() -> None:
@@ -237,6 +234,7 @@ def _load(model_dir: Path, stage: StageConfig) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from cal_bench.systems.llava import as_original, chat_template, fill_square
+    from cal_bench.systems.mgm_processor import read_in_grid
     from cal_bench.systems.register import register
 
     register()
@@ -245,12 +243,14 @@ def _load(model_dir: Path, stage: StageConfig) -> tuple[Any, Any]:
     if stage.processing == "original":
         as_original(processor)
         fill_square(processor, stage.image_aspect_ratio == "pad")
+    if stage.image_grid is not None:
+        read_in_grid(model.config, processor, stage.image_grid)
     processor.chat_template = chat_template(stage.template, processor) or processor.chat_template
     return model, processor
 
 
 def _trainer(
-    model: Any, dataset: "ConversationDataset", out_dir: Path, stage: StageConfig, cal: CALConfig | None
+    model: Any, dataset: "ConversationDataset", arguments: "TrainingArguments", stage: StageConfig, cal: CALConfig | None
 ) -> "tuple[Trainer, TrainingLog]":
     from transformers import PrinterCallback
 
@@ -258,14 +258,15 @@ def _trainer(
     from cal_bench.train_log import TrainingLog
     from cal_bench.trainer_plugin.data import Collator
 
+    out_dir = Path(arguments.output_dir).parent
     log = TrainingLog(out_dir / LOG, "/".join(out_dir.parts[-2:]), sys.stderr.isatty())
     shared = {
         "model": model,
-        "args": _arguments(stage, out_dir),
+        "args": arguments,
         "train_dataset": dataset,
         "data_collator": Collator.of(dataset.processor.tokenizer),
         "processing_class": dataset.processor,
-        "callbacks": [log],
+        "callbacks": [log, *_checks(out_dir, dataset, stage)],
         "lengths": dataset.lengths() if stage.group_by_modality_length else None,
         "factors": stage.learning_rate_factors,
     }
@@ -274,46 +275,10 @@ def _trainer(
     return trainer, log
 
 
-def _arguments(stage: StageConfig, out_dir: Path) -> "TrainingArguments":
-    import torch
-    from transformers import TrainingArguments
+def _checks(out_dir: Path, dataset: "ConversationDataset", stage: StageConfig) -> "list[TrainerCallback]":
+    from cal_bench.label_check import label_check
 
-    processes, beside = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    accumulation, rest = divmod(stage.batch_size, stage.per_device_batch_size * processes)
-    if accumulation == 0 or rest:
-        raise UserError(
-            f"batch_size {stage.batch_size} is not a multiple of per_device_batch_size {stage.per_device_batch_size}"
-            f" x {processes} process(es)."
-        )
-    cuda = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(out_dir / CHECKPOINTS),
-        per_device_train_batch_size=stage.per_device_batch_size,
-        gradient_accumulation_steps=accumulation,
-        num_train_epochs=stage.epochs,
-        max_steps=stage.max_steps,
-        learning_rate=stage.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=stage.warmup,
-        weight_decay=0.0,
-        seed=stage.seed,
-        bf16=cuda,
-        use_cpu=not cuda,
-        logging_steps=STEPS_PER_LOG,
-        report_to=list(stage.report_to) or "none",
-        save_strategy="no" if stage.save_steps is None else "steps",
-        save_steps=stage.save_steps or 1,
-        save_total_limit=2,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        # Images are decoded ahead of the step that needs them, without taking the cores away from it.
-        dataloader_num_workers=max(1, min(8, (os.cpu_count() or 1) // (2 * beside))),
-        dataloader_prefetch_factor=4,
-        dataloader_persistent_workers=True,
-        dataloader_pin_memory=cuda,
-        # A micro-batch of text alone leaves the projector without a gradient.
-        ddp_find_unused_parameters=True if processes > 1 else None,
-    )
+    return [] if stage.label_check is None else [label_check(out_dir, stage.label_check, dataset)]
 
 
 def _run(trainer: "Trainer", log: "TrainingLog", resumed: Path | None) -> None:
@@ -342,6 +307,8 @@ def _is_json(path: Path) -> bool:
 
 def _save(trainer: "Trainer", out_dir: Path) -> None:
     trainer.model.config.use_cache = True  # the trainer switched it off, and the saved config would say so
+    if trainer.is_fsdp_enabled:  # its checkpoints may be in pieces, but the result is one
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(out_dir))
     trainer.accelerator.wait_for_everyone()
     (out_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle, and the record says more

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import Benchmark, BenchmarkError
+from .hub import split_of
 from .lmms import Definition, quiet, refuse_truncated_pictures
 
 HUB = "hub"
@@ -90,15 +91,24 @@ def _ends(picture: Any) -> bytes:
 
 def read_rows(benchmark: Benchmark, definition: Definition, data: str) -> Rows:
     """The rows of a benchmark from `data`: "hub", a folder that holds the benchmark's parquet files, or a parquet file."""
-    if data == HUB:
-        return _hub_rows(benchmark, definition)
-    files = local_files(benchmark, definition.split, data)
+    files = _hub_files(benchmark, definition) if data == HUB else local_files(benchmark, definition.split, data)
     counts = [_check_file(benchmark, file) for file in files]
     if not sum(counts):
         raise BenchmarkError(f"{benchmark.name}: {files[0]} has no rows.")
     fingerprint = _hash_files(files)
     dataset = _load_local(files, fingerprint)
     return _rows(benchmark, dataset, fingerprint, lambda row: _place(files, counts, row))
+
+
+def _hub_files(benchmark: Benchmark, definition: Definition) -> list[Path]:
+    try:
+        return split_of(definition.dataset_path, definition.dataset_name, definition.split)
+    except OSError as error:
+        raise BenchmarkError(
+            f"{benchmark.name}: {definition.dataset_path} ({definition.split}) cannot be had from the Hugging Face hub: "
+            f"{_first_line(error)}. Where there is a connection, type: cal-bench fetch {benchmark.name}. "
+            f"Without one, give a folder that holds {benchmark.file}.parquet."
+        ) from error
 
 
 def local_files(benchmark: Benchmark, split: str, data: str) -> list[Path]:
@@ -171,25 +181,6 @@ def _load_local(files: Sequence[Path], fingerprint: str) -> Any:
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         reason = _first_line(error.__cause__ or error)
         raise BenchmarkError(f"{', '.join(map(str, files))} cannot be read: {reason}. Make or copy the file again.") from error
-
-
-def _hub_rows(benchmark: Benchmark, definition: Definition) -> Rows:
-    import datasets
-
-    source = f"{definition.dataset_path} ({definition.split})"
-    try:
-        with quiet():
-            # lmms-eval passes token=True, which refuses people who are not logged in; all of these data sets are public.
-            dataset = datasets.load_dataset(definition.dataset_path, definition.dataset_name, split=definition.split)
-    except (datasets.exceptions.DatasetsError, OSError) as error:
-        raise BenchmarkError(
-            f"{benchmark.name}: {source} cannot be had from the Hugging Face hub: {_first_line(error)}. "
-            f"Without a connection, give a folder that holds {benchmark.file}.parquet."
-        ) from error
-    missing = [column for column in benchmark.columns if column not in dataset.column_names]
-    if missing:
-        raise BenchmarkError(f"{benchmark.name}: {source} on the hub lacks {', '.join(map(repr, missing))}.")
-    return _rows(benchmark, dataset, dataset._fingerprint, lambda row: f"row {row} of {source}")
 
 
 def _rows(benchmark: Benchmark, dataset: Any, fingerprint: str, place: Callable[[int], str]) -> Rows:

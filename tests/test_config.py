@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cal_bench.config import StudyConfig, dump_study, in_world, load_study, recipes
+from cal_bench.config import StudyConfig, dump_study, in_world, load_several, load_study, recipes
 from cal_bench.errors import UserError
 from cal_bench.tasks import names
 from cal_bench.trainer_plugin import CALConfig
@@ -131,7 +131,9 @@ def test_an_unknown_recipe_is_suggested(tmp_path: Path) -> None:
 
 def test_every_recipe_is_a_study() -> None:
     for name in recipes():
-        assert isinstance(load_study(name), StudyConfig)
+        several = load_several(name)
+        for one in several.studies if several else (name,):
+            assert isinstance(load_study(one), StudyConfig)
 
 
 @pytest.mark.parametrize("world", [None, {"train": 4, "pretrain": 4, "test": 4, "seed": 1}])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cal_bench.checkpoints import processor_fingerprint, weights_fingerprint
 from cal_bench.errors import UserError
-from cal_bench.models import EchoModel, HFModel, batches, checkpoint_folder, cut
+from cal_bench.models import EchoModel, HFModel, checkpoint_folder, cut
 from cal_bench.records import Answer, Unanswered
 from cal_bench.tasks.base import BenchmarkError, Generation, Sample
 from cal_bench.trainer_plugin.templates import SYSTEM
@@ -231,12 +231,6 @@ def test_nothing_to_answer_loads_no_weights(llava):
     model = HFModel(llava, device="cpu")
     assert list(model.answer([])) == []
     assert model._model is None
-
-
-def test_batches_share_their_settings_and_go_from_long_to_short():
-    asked = [sample(1, "aa"), sample(2, "aaaa"), sample(3, "a", LONG), sample(4, "aaa"), sample(5, "aa")]
-    assert [[one.id for one in batch] for batch in batches(asked, 2)] == [[2, 4], [1, 5], [3]]
-    assert list(batches([], 2)) == []
 
 
 @pytest.mark.parametrize(

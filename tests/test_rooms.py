@@ -37,7 +37,7 @@ def test_only_the_study_and_what_it_is_made_of_use_the_plugin() -> None:
     users = {
         path.stem for path in (ROOT / "cal_bench").glob("*.py") if any("trainer_plugin" in name for name in imports(path, "cal_bench"))
     }
-    assert users <= {"study", "config", "preflight", "train", "train_log", "stage_trainer", "commands"}
+    assert users <= {"study", "config", "preflight", "train", "train_log", "stage_trainer", "training_data", "label_check", "commands"}
 
 
 def test_results_hold_no_code() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cal_bench.errors import UserError
 from cal_bench.records import Answer, Identity
-from cal_bench.runs import Run, read_results, read_run, versions, write_atomically
+from cal_bench.runs import SYNC_SECONDS, Run, read_results, read_run, versions, write_atomically
 from tests.test_records import QUESTIONS, RESULT
 
 IDENTITY = Identity("models/a", "weights-of-a", "processor-of-a", "float32")
@@ -38,6 +38,22 @@ def test_an_answer_is_on_the_disk_before_the_next_one_comes(tmp_path):
     with run.appending("toy") as append:
         append(Answer(1, "p", "x", 0.5))
         assert list(opened(tmp_path).answered("toy")) == [1]
+
+
+def test_answers_reach_the_disk_itself_every_few_seconds_and_at_the_end(tmp_path, monkeypatch):
+    run = opened(tmp_path)
+    run.begin("toy", QUESTIONS)
+    synced, clock = [], [0.0]
+    monkeypatch.setattr("cal_bench.runs.os.fsync", synced.append)
+    monkeypatch.setattr("cal_bench.runs.time.monotonic", lambda: clock[0])
+    with run.appending("toy") as append:
+        counts = []
+        for number in range(6):
+            clock[0] += SYNC_SECONDS / 2
+            append(Answer(number, "p", "x", 0.5))
+            counts.append(len(synced))
+        assert counts == [0, 1, 1, 2, 2, 3]
+    assert len(synced) == 4
 
 
 @pytest.mark.parametrize("lost", range(1, 30, 4))

@@ -55,11 +55,18 @@ def right_answer(name: str, task: tasks.Task, id: int) -> str:
 
 
 def mixed(name: str, task: tasks.Task) -> dict[int, str]:
-    """Right answers, those of the next sample, right ones in a sentence, and none."""
+    """Right answers, those of the next sample, right ones in a sentence, none, and what is odd."""
     ids = [sample.id for sample in task.samples()]
     right = {id: right_answer(name, task, id) for id in ids}
-    turns = {0: lambda id: right[id], 1: lambda id: right[ids[ids.index(id) - 1]], 2: lambda id: f" It is {right[id]}.\n", 3: lambda id: ""}
-    return {id: turns[number % 5 % 4](id) for number, id in enumerate(ids)}
+    turns = (
+        lambda id: right[id],
+        lambda id: right[ids[ids.index(id) - 1]],
+        lambda id: f" It is {right[id]}.\n",
+        lambda id: "",
+        lambda id: f"({right[id].lower()}) ½ 1_000% [0.1 , 0.2, 0.9, 0.9] YES",
+        lambda id: right[id],
+    )
+    return {id: turns[number % len(turns)](id) for number, id in enumerate(ids)}
 
 
 @pytest.fixture(scope="module")

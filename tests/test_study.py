@@ -21,6 +21,7 @@ from cal_bench.cli import main
 from cal_bench.config import load_study
 from cal_bench.errors import UserError
 from cal_bench.study import prepare, run_study, stage_folder, train_arm
+from cal_bench.train import newest_checkpoint
 from tests import tasks_rows
 from tests.tiny import save_tiny, write_data
 
@@ -92,7 +93,7 @@ def answering(out: Path) -> bool:
 
 
 def training(out: Path) -> bool:
-    return any((out / "arms" / "cal" / "it" / "checkpoints").glob("checkpoint-*"))
+    return newest_checkpoint(out / "arms" / "cal" / "it" / "checkpoints") is not None
 
 
 @pytest.mark.slow
@@ -111,6 +112,7 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_the_undisturbed_one(tmp_path
     whole, torn = tmp_path / "undisturbed", tmp_path / "killed"
     for file in [*SUMMARIES, *WEIGHTS, "tables.md", "tables.json", "config.yaml"]:
         assert (torn / file).read_bytes() == (whole / file).read_bytes(), file
+    assert json.loads((torn / "arms" / "cal" / "it" / "train.json").read_text())["resumed_at_step"] in (2, 4)
     assert printed == printed_again == (whole / "tables.md").read_text()
     check_what_it_left(whole, told)
 
@@ -127,7 +129,7 @@ def check_what_it_left(out: Path, told: str) -> None:
     for file in ("records.json", "tables.json", "tables.md", "config.yaml"):
         assert str(out.parent) not in (out / file).read_text(), file
     assert "| baseline |" in (out / "tables.md").read_text()
-    assert "Next: cal-bench table" in told
+    assert "Next: cal-bench page" in told
     assert "\x1b" not in told
 
 

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import datasets
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +19,7 @@ import cal_bench.tasks as tasks
 from cal_bench.tasks import BenchmarkError
 from cal_bench.tasks.lmms import read_definition
 from tests import tasks_rows
+from tests.hub import Hub, serving, use
 from tests.shared import SHARED, needs_shared
 
 # What a user reads of each benchmark: picture first, then this. A change here changes every number.
@@ -245,29 +245,26 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> N
     assert open_one(str(tmp_path / "a"), "chartqa").data_fingerprint == open_one(str(tmp_path / "b"), "chartqa").data_fingerprint
 
 
-def test_the_hub_is_asked_for_lmms_evals_data(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    real = datasets.load_dataset
+def test_the_hub_is_asked_for_lmms_evals_data(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the split that is evaluated and of nothing else; the data are the same as from a folder."""
+    content = Path(data, "docvqa.parquet").read_bytes()
+    hub = Hub(tmp_path / "hub")
+    hub.add("datasets", "lmms-lab-encoder/DocVQA", {"README.md": b"Documents", "DocVQA/validation-00000-of-00001.parquet": content})
+    hub.add("datasets", "lmms-lab-encoder/DocVQA", {"DocVQA/train-00000-of-00001.parquet": b"", "Other/validation-0.parquet": b""})
+    hub.add("datasets", "lmms-lab-encoder/ChartQA", {"data/test-00000-of-00001.parquet": content})
+    with serving(hub, tmp_path / "cache", monkeypatch):
+        assert open_one("hub", "docvqa").data_fingerprint == open_one(data, "docvqa").data_fingerprint
+        assert hub.asked == ["README.md", "validation-00000-of-00001.parquet"]
+        with pytest.raises(BenchmarkError, match=r"chartqa: .*ChartQA.*test-00000-of-00001.parquet lacks 'answer', 'type'"):
+            open_one("hub", "chartqa")
+        with pytest.raises(BenchmarkError, match=r"pope: lmms-lab-encoder/POPE \(test\) cannot be had from the Hugging Face hub: 404"):
+            open_one("hub", "pope")
+    assert len(open_one("hub", "docvqa").samples()) == 12  # without the hub
 
-    def fake(path: str, name: str | None, split: str) -> Any:
-        asked.append((path, name, split))
-        return real("parquet", data_files=f"{data}/docvqa.parquet", split="train")
 
-    monkeypatch.setattr(datasets, "load_dataset", fake)
-    task = open_one("hub", "docvqa")
-    assert asked == [("lmms-lab-encoder/DocVQA", "DocVQA", "validation")]
-    assert len(task.samples()) == 12
-    assert task.data_fingerprint
-    with pytest.raises(BenchmarkError, match=r"chartqa: lmms-lab-encoder/ChartQA.*on the hub lacks 'answer', 'type'"):
-        open_one("hub", "chartqa")
-
-
-def test_without_the_hub_a_folder_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise ConnectionError("offline mode\nmore")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(BenchmarkError, match=r"hub: offline mode\. Without a connection, give a folder that holds mme.parquet"):
+def test_without_the_hub_a_folder_is_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use("http://127.0.0.1:1", tmp_path, monkeypatch)
+    with pytest.raises(BenchmarkError, match=r"ConnectError.*cal-bench fetch mme\. Without one, give a folder that holds mme.parquet"):
         open_one("hub", "mme")
 
 

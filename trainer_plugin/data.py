@@ -1,12 +1,10 @@
-"""LLaVA-format JSON to features, and features to batches."""
+"""Conversations to features, and features to batches: LLaVA-format JSON, or Hugging Face datasets (see messages.py)."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -14,6 +12,8 @@ from torch.utils.data import Dataset
 
 from .config import CALError
 from .loss import IGNORED
+from .messages import Stored
+from .records import Record, image_roots, read_all, swap_images, with_images
 from .templates import CHAT_TEMPLATES, IMAGE, SPECIAL, SYSTEM, TEMPLATES, Segment, generation_prompt, render
 
 __all__ = [
@@ -53,29 +53,24 @@ class DataOptions:
             raise CALError(f"swap is {self.swap}, but must be a share between 0 and 1")
 
 
-@dataclass(frozen=True)
-class Record:
-    """One conversation, checked and rendered, with the files of its images."""
-
-    id: str
-    images: tuple[str, ...]
-    segments: tuple[Segment, ...]
-
-
 class UnreadableImage(CALError):
     """A picture that can't be decoded."""
 
 
 class ConversationDataset(Dataset[Features]):
-    """Features of LLaVA-format records; images are decoded when a record is asked for.
+    """Features of conversations; images are decoded when a record is asked for.
 
-    `missing` names the images of records that were left out.
+    `images` is the folder of the pictures that JSON files name, or one folder for each file. `missing` names the images of records
+    that were left out.
     """
 
-    def __init__(self, files: Sequence[Path | str], images: Path | str, options: DataOptions, processor: Any) -> None:
-        self.images, self.options, self.processor = Path(images), options, processor
-        records = [record for file in files for record in read_records(Path(file), options.template)]
-        records, self.missing = _with_images(records, self.images, options.skip_unreadable)
+    def __init__(
+        self, files: Sequence[Path | str], images: Path | str | Sequence[Path | str], options: DataOptions, processor: Any
+    ) -> None:
+        roots = image_roots(files, images)
+        self.images, self.options, self.processor = roots[0], options, processor
+        records = read_all([Path(file) for file in files], roots, options.template)
+        records, self.missing = with_images(records, self.images, options.skip_unreadable)
         self.records, self.swapped = swap_images(records, options.swap, options.seed)
         self.text = TextEncoder(processor.tokenizer, options.template)
         # One byte per record in shared memory, because records are encoded in the loader's worker processes.
@@ -92,7 +87,12 @@ class ConversationDataset(Dataset[Features]):
     @property
     def unreadable(self) -> list[str]:
         """The images of records asked for so far that could not be decoded."""
-        return [name for index in self._unread.nonzero()[:, 0].tolist() for name in self.records[index].images]
+        return [str(name) for index in self._unread.nonzero()[:, 0].tolist() for name in self.records[index].images]
+
+    def merge(self, over_all: Callable[[Tensor], Tensor]) -> None:
+        """Count what other processes came upon too; `over_all` gives the sum of a tensor [records] over all of them."""
+        for seen in (self._cut, self._unread):
+            seen.copy_(over_all(seen.int()) > 0)
 
     def lengths(self) -> list[int]:
         """Words of each record; negative for those without an image."""
@@ -132,7 +132,8 @@ class ConversationDataset(Dataset[Features]):
         """For each image its number of tokens, by the processor's own rule, and its tensors."""
         pictures = []
         for name in record.images:
-            values = dict(self.processor.image_processor(images=[load_image(self.images / name)], return_tensors="pt"))
+            picture = load_stored(name) if isinstance(name, Stored) else load_image(self.images / name)
+            values = dict(self.processor.image_processor(images=[picture], return_tensors="pt"))
             tokens = self.processor.replace_image_token(values, 0).count(self.processor.image_token)
             pictures.append((tokens, values))
         return pictures
@@ -140,80 +141,20 @@ class ConversationDataset(Dataset[Features]):
 
 def load_image(path: Path) -> Image.Image:
     """The picture in RGB; transparency is dropped, as LLaVA does."""
+    return _rgb(path, path)
+
+
+def load_stored(picture: Stored) -> Image.Image:
+    """The same for a picture in a dataset."""
+    return _rgb(picture.open(), picture)
+
+
+def _rgb(file: Any, name: Any) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"image {path} can't be read ({error}); replace it or take its record out of the data") from error
-
-
-def read_records(file: Path, template: str) -> list[Record]:
-    """The file's records, each checked against its template; the first that does not fit is named."""
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CALError(f"data file {file} does not exist") from error
-    except ValueError as error:
-        raise CALError(f"data file {file} is not JSON: {error}") from error
-    if not isinstance(rows, list) or not rows:
-        raise CALError(f"data file {file} must hold a list of records: id, image, conversations")
-    return [_record(row, number, file, template) for number, row in enumerate(rows)]
-
-
-def _record(row: Any, number: int, file: Path, template: str) -> Record:
-    name = str(row.get("id", number)) if isinstance(row, Mapping) else str(number)
-    try:
-        images = _image_names(row)
-        segments = render([{"from": turn["from"], "value": turn["value"]} for turn in row["conversations"]], template)
-    except CALError as error:
-        raise CALError(f"{file}, record {name}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CALError(f"{file}, record {name}: expected conversations: [{{from, value}}], and image where there is one") from error
-    places = sum(segment.text.count(IMAGE) for segment in segments)
-    if places != len(images):
-        raise CALError(f"{file}, record {name}: {len(images)} image(s), but {IMAGE} stands in {places} question(s)")
-    return Record(name, images, tuple(segments))
-
-
-def _image_names(row: Mapping[str, Any]) -> tuple[str, ...]:
-    images = row.get("image") or ()
-    return (images,) if isinstance(images, str) else tuple(images)
-
-
-def _with_images(records: list[Record], folder: Path, skip: bool) -> tuple[list[Record], list[str]]:
-    """The records whose images are there, and the names of those that are not."""
-    names = {name: record.id for record in records for name in record.images}
-    missing = {name: record for name, record in names.items() if not (folder / name).is_file()}
-    if missing and not skip:
-        first = next(iter(missing))
-        raise CALError(f"{len(missing)} image(s) are missing, first {folder / first} (record {missing[first]})")
-    return [record for record in records if missing.keys().isdisjoint(record.images)], list(missing)
-
-
-def swap_images(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[tuple[int, int]]]:
-    """Exchange the images of a share of the image-bearing records in pairs; gives the new records and the pairs.
-
-    Only records with different images, and as many, are paired, so that every exchange is a wrong picture.
-    """
-    bearing = [index for index, record in enumerate(records) if record.images]
-    wanted = round(share * len(bearing) / 2)
-    waiting = [bearing[place] for place in np.random.default_rng(seed).permutation(len(bearing))]
-    swapped = list(records)
-    pairs: list[tuple[int, int]] = []
-    while waiting and len(pairs) < wanted:
-        first = waiting.pop()
-        second = next((index for index in reversed(waiting) if _exchangeable(records[first], records[index])), None)
-        if second is None:
-            continue
-        waiting.remove(second)
-        pairs.append((first, second))
-        for index, other in ((first, second), (second, first)):
-            swapped[index] = Record(records[index].id, records[other].images, records[index].segments)
-    return swapped, pairs
-
-
-def _exchangeable(first: Record, second: Record) -> bool:
-    return len(first.images) == len(second.images) and first.images != second.images
+        raise UnreadableImage(f"image {name} can't be read ({error}); replace it or take its record out of the data") from error
 
 
 class TextEncoder:

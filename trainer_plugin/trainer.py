@@ -54,10 +54,11 @@ class CALMixin(Stock):
         """Stock, but a checkpoint's weights really are loaded.
 
         Checkpoints of LLaVA are saved under the names of its first release. transformers 5.23 resumes without translating them:
-        it warns of missing keys and goes on from whatever weights the model has.
+        it warns of missing keys and goes on from whatever weights the model has. Sharded trainings do load theirs.
         """
         folder = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
-        if folder and (Path(folder) / "config.json").is_file():
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if folder and not sharded and (Path(folder) / "config.json").is_file():
             self.model.load_state_dict(type(self.model).from_pretrained(folder).state_dict())
         if folder and self.cal.quantile is not None and (Path(folder) / STATE).is_file():
             self.cal.quantile.load(json.loads((Path(folder) / STATE).read_text(encoding="utf-8")))

@@ -1,0 +1,7 @@
+"""`python -m cal_bench`, which is what launchers start."""
+
+import sys
+
+from cal_bench.cli import main
+
+sys.exit(main())

@@ -1,0 +1,106 @@
+"""Samples as a model reads them: pictures decoded, each distinct one processed once, prompts in its chat template and left padded."""
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cal_bench.records import Unanswered
+from cal_bench.tasks.base import BenchmarkError, Sample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Families whose processor makes one row of every tensor from a picture, and whose towers make one tensor of features from a row.
+ROW_TO_A_PICTURE = ("llava", "llava_next", "cal_mgm")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The distinct pictures of a batch: what the processor made of them, row by row, and the name of each row.
+
+    `shown` are the rows in the order in which the prompts show them.
+    """
+
+    tensors: Mapping[str, Any]
+    names: list[str]
+    shown: list[int]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Samples that are answered together, with input_ids and attention_mask [B, T] among their `tensors`.
+
+    Where the model's features can be shared, `pictures` holds the pixels; otherwise they are among the tensors too. `unanswered` are
+    the samples that could not be read; if no other is left there are no tensors.
+    """
+
+    samples: list[Sample]
+    unanswered: list[Unanswered]
+    tensors: Mapping[str, Any]
+    pictures: Pictures | None = None
+
+
+class Reader:
+    """Makes inputs with a model's processor; may be called in several threads."""
+
+    def __init__(self, processor: Any, family: str) -> None:
+        self.processor = processor
+        self.shares = family in ROW_TO_A_PICTURE
+        self._tokenizing = threading.Lock()  # tokenizers keep their settings for padding in themselves
+
+    def read(self, samples: Sequence[Sample]) -> Inputs:
+        """Decode the pictures and make the tensors; a sample whose pictures cannot be read is left out, and the reason is kept."""
+        pictures: list[list[Image]] = []
+        readable, unanswered = [], []
+        for sample in samples:
+            try:
+                pictures.append(sample.load_images())
+                readable.append(sample)
+            except BenchmarkError as error:
+                unanswered.append(Unanswered(sample.id, str(error)))
+        if not readable:
+            return Inputs([], unanswered, {})
+        conversations = [_conversation(own, sample.prompt) for own, sample in zip(pictures, readable, strict=True)]
+        if not (self.shares and any(pictures)):
+            return Inputs(readable, unanswered, self._tensors(conversations))
+        return self._with_shared_pictures(Inputs(readable, unanswered, {}), conversations, [one for own in pictures for one in own])
+
+    def _tensors(self, conversations: list[Any]) -> Any:
+        with self._tokenizing:
+            return self.processor.apply_chat_template(
+                conversations,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True, "padding_side": "left"},
+            )
+
+    def _with_shared_pictures(self, inputs: Inputs, conversations: list[Any], shown: "list[Image]") -> Inputs:
+        """The same tensors, but for the pixels: those have a row for each distinct picture instead of one for each sample."""
+        processor = self.processor
+        names = [_name(picture) for picture in shown]
+        distinct = dict(zip(names, shown, strict=True))
+        rows = {name: row for row, name in enumerate(distinct)}
+        pixels = processor.image_processor(list(distinct.values()), return_tensors="pt")
+        places = [processor.replace_image_token(pixels, row) for row in range(len(rows))]
+        texts = processor.apply_chat_template(conversations, add_generation_prompt=True)
+        texts, _ = processor.get_text_with_replacements(texts, [places[rows[name]] for name in names])
+        begun = str(texts[0]).startswith(processor.tokenizer.bos_token or "\0")
+        with self._tokenizing:
+            tensors = processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt", add_special_tokens=not begun)
+        return Inputs(inputs.samples, inputs.unanswered, tensors, Pictures(pixels, list(rows), [rows[name] for name in names]))
+
+
+def _conversation(images: "list[Image]", prompt: str) -> list[dict[str, Any]]:
+    content = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+
+
+def _name(picture: "Image") -> str:
+    """Equal for pictures that are equal, pixel by pixel."""
+    # A palette is part of what a picture shows.
+    content = picture.convert("RGBA") if picture.mode == "P" else picture
+    return hashlib.sha256(f"{picture.mode} {picture.size} ".encode() + content.tobytes()).hexdigest()

@@ -1,0 +1,65 @@
+"""Reading a checkpoint folder: its processor, its weights, and how it answers."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cal_bench.errors import UserError
+
+
+def load_processor(folder: Path) -> Any:
+    """The processor of a checkpoint; a folder that cannot answer questions about pictures is refused."""
+    from transformers import AutoConfig, AutoProcessor, ProcessorMixin
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError) as error:
+        raise UserError(f"The config.json of {folder} is not one that transformers knows: {error}") from error
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UserError(f"{folder} holds a model of type '{config.model_type}', which does not answer questions about pictures.")
+    missing = UserError(
+        f"{folder} has no processor (image processor and tokenizer). Save it beside the weights: "
+        "AutoProcessor.from_pretrained(<base model>).save_pretrained(<folder>)."
+    )
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError) as error:
+        raise missing from error
+    if not isinstance(processor, ProcessorMixin):  # without a processor's config transformers gives the bare tokenizer
+        raise missing
+    if not processor.chat_template:
+        raise UserError(
+            f"{folder} has no chat template, so it is not known how it was trained to be asked. "
+            "Put the template of its training into chat_template.jinja in that folder."
+        )
+    if processor.tokenizer.pad_token_id is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def load_weights(folder: Path, device: str, dtype: str) -> Any:
+    """The model, ready to answer; a checkpoint that lacks a weight is refused."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it, so that its processes share the cores
+        torch.set_num_threads(os.cpu_count() or 1)
+    logging.disable_progress_bar()
+    model, told = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    if missing := sorted(told["missing_keys"]):
+        raise UserError(f"The checkpoint {folder} lacks {len(missing)} of its weights, the first is {missing[0]}. Copy or train it again.")
+    return model.to(device).eval()
+
+
+def greedy(own: Any, tokenizer: Any) -> Any:
+    """Greedy for every model: of a checkpoint's own settings, such as sampling or a repetition penalty, only its end token counts."""
+    from transformers import GenerationConfig
+
+    end = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    return GenerationConfig(
+        do_sample=False, num_beams=1, bos_token_id=own.bos_token_id, eos_token_id=end, pad_token_id=tokenizer.pad_token_id
+    )

@@ -1,0 +1,1 @@
+"""What the paper's figures show, of any checkpoint: deltas over a text, their distribution, attention, words of patches, answers."""

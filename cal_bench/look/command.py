@@ -1,0 +1,172 @@
+"""The bodies of `cal-bench look WHAT`: open what is named, draw, write, and give back the lines to print."""
+
+import json
+import random
+import shlex
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cal_bench.errors import UserError
+from cal_bench.progress import say
+from cal_bench.runs import explained, write_atomically
+
+if TYPE_CHECKING:
+    from .opened import Talks
+
+TEMPLATE = "v1"
+# Flags that decide what is drawn, as they go into captions.
+FLAGS = ("data", "images", "template", "sample", "count", "scale")
+
+
+def look(arguments: Namespace) -> list[str]:
+    """Draw one thing. UserError or CALError for what cannot be drawn, before anything is written."""
+    out = Path(arguments.out)
+    drawn = {"heatmap": _heatmap, "delta": _delta, "attention": _attention, "words": _words, "answers": _answers, "labels": _labels}
+    return drawn[arguments.what](arguments, out)
+
+
+def typed(arguments: Namespace) -> str:
+    """The command for a caption, without folders of this machine, which a reader elsewhere doesn't have."""
+    words = ["cal-bench", "look", arguments.what, *map(_shown, arguments.models)]
+    for flag in FLAGS:
+        value = getattr(arguments, flag, None)
+        words += [] if value is None else [f"--{flag}", _shown(str(value))]
+    return shlex.join(words)
+
+
+def _shown(word: str) -> str:
+    return "/".join(Path(word).parts[-2:]) if Path(word).is_absolute() else word
+
+
+def _heatmap(arguments: Namespace, out: Path) -> list[str]:
+    from .figure import save
+    from .heatmap import heatmap_caption, heatmap_figure, heatmap_html, read_sample
+    from .opened import chosen, open_model, read_talks
+
+    opened = open_model(arguments.models[0])
+    dataset = read_talks(opened, _talks(arguments))
+    sample = read_sample(opened, dataset, chosen(dataset, arguments.sample))
+    command = typed(arguments)
+    _make(out)
+    write_atomically(out / "heatmap.html", heatmap_html(sample, command))
+    save(heatmap_figure(sample), out / "heatmap.png", heatmap_caption(sample, command))
+    return [str(out / "heatmap.html"), str(out / "heatmap.png")]
+
+
+def _delta(arguments: Namespace, out: Path) -> list[str]:
+    from .deltas import deltas_of
+    from .distribution import distribution_caption, distribution_figure, lines, summary
+    from .figure import save
+    from .opened import open_model, pictured, read_talks
+
+    found = {}
+    for name in _distinct(arguments.models):
+        say(f"Measuring {name}")
+        opened = open_model(name)
+        dataset = read_talks(opened, _talks(arguments))
+        bearing = pictured(dataset)
+        drawn = random.Random(0).sample(bearing, min(arguments.count or 100, len(bearing)))
+        found[opened.name] = deltas_of(opened, dataset, sorted(drawn))
+    numbers, command = summary(found), typed(arguments)
+    _make(out)
+    write_atomically(out / "delta.json", _json({"command": command, "models": numbers}))
+    save(distribution_figure(found), out / "delta.png", distribution_caption(numbers, command))
+    return [*lines(numbers), str(out / "delta.png")]
+
+
+def _attention(arguments: Namespace, out: Path) -> list[str]:
+    from .attention import attention_caption, attention_figure, attention_lines, attention_of
+    from .figure import save
+    from .opened import chosen, open_model, read_talks
+
+    maps, answer = [], ""
+    for name in _distinct(arguments.models):
+        opened = open_model(name)
+        dataset = read_talks(opened, _talks(arguments))
+        number = chosen(dataset, arguments.sample)
+        maps.append(attention_of(opened, dataset, number))
+        answer = " / ".join(segment.text.strip() for segment in dataset.records[number].segments if segment.labelled)
+    _make(out)
+    save(attention_figure(maps), out / "attention.png", attention_caption(maps, answer, typed(arguments)))
+    return [*attention_lines(maps), str(out / "attention.png")]
+
+
+def _words(arguments: Namespace, out: Path) -> list[str]:
+    from .figure import save
+    from .opened import chosen, open_model, read_talks
+    from .words import words_caption, words_figure, words_of
+
+    found, number = [], 0
+    for name in _distinct(arguments.models):
+        opened = open_model(name)
+        dataset = read_talks(opened, _talks(arguments))
+        number = chosen(dataset, arguments.sample)
+        found.append(words_of(opened, dataset, number))
+    _make(out)
+    save(words_figure(found), out / "words.png", words_caption(found, number, typed(arguments)))
+    return [f"{one.model}: mean cosine {one.nearness.mean():.3f} over {len(one.words)} patches" for one in found] + [str(out / "words.png")]
+
+
+def _answers(arguments: Namespace, out: Path) -> list[str]:
+    from .answers import answers_markdown
+
+    _make(out)
+    text = answers_markdown(arguments.models, arguments.data, arguments.count or 2, out, typed(arguments))
+    write_atomically(out / "answers.md", text)
+    return [str(out / "answers.md")]
+
+
+def _labels(arguments: Namespace, out: Path) -> list[str]:
+    from .figure import save
+    from .labels import labels_caption, labels_figure, lines
+    from .opened import short_name
+
+    moments = {short_name(name): _moments(name, arguments) for name in _distinct(arguments.models)}
+    command = typed(arguments)
+    _make(out)
+    write_atomically(out / "labels.json", _json({"command": command, "models": moments}))
+    save(labels_figure(moments), out / "labels.png", labels_caption(moments, command))
+    return [*lines(moments), str(out / "labels.png")]
+
+
+def _moments(name: str, arguments: Namespace) -> list[dict[str, Any]]:
+    """What was measured while a folder was trained, or else what it shows now."""
+    from cal_bench.label_check import LABELS, check_labels
+    from cal_bench.train import RECORD
+    from cal_bench.train_log import read_log
+
+    from .held_out import Wanted
+    from .opened import open_model
+
+    if logged := read_log(Path(name) / LABELS):
+        return logged
+    say(f"Measuring {name}, which was not trained with label_check")
+    record = Path(name) / RECORD
+    steps = json.loads(record.read_text(encoding="utf-8")).get("steps", 0) if record.is_file() else 0
+    wanted = Wanted(arguments.count or Wanted.count, arguments.template or TEMPLATE, arguments.scale or Wanted.scale)
+    return [{"step": steps, **check_labels(open_model(name), wanted)}]
+
+
+def _talks(arguments: Namespace) -> "Talks":
+    from .opened import Talks
+
+    return Talks(Path(arguments.data), Path(arguments.images), arguments.template or TEMPLATE)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that plots can tell apart."""
+    from .opened import short_name
+
+    if len({short_name(name) for name in names}) < len(names):
+        raise UserError(f"The models {', '.join(names)} have the same name in a plot. Give folders whose last two parts differ.")
+    return names
+
+
+def _make(out: Path) -> None:
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"

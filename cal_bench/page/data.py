@@ -1,0 +1,78 @@
+"""The questions and pictures behind the samples of a page, wherever the benchmarks' data are: here, on the hub, or drawn again."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cal_bench.errors import UserError
+from cal_bench.miniworld import draw_world
+from cal_bench.progress import say
+from cal_bench.records import TaskResult
+from cal_bench.scoring import HUB
+from cal_bench.tasks import Benchmark, BenchmarkError, get
+from cal_bench.tasks.rows import local_files
+
+from .origin import origin_of
+from .rows import Question, read_questions
+from .sides import Pair
+
+REDRAWN = "drawn again by other versions than the run's: questions and pictures may not be those that were answered."
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the data is, and whether it was drawn again: its files then need not be those of the run byte for byte."""
+
+    data: str
+    redrawn: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions of one benchmark's samples, and what a reader has to know of them."""
+
+    questions: Mapping[int, Question] = field(default_factory=dict)
+    note: str = ""
+
+
+@contextmanager
+def opened(pair: Pair, given: str | None) -> Iterator[Place]:
+    """The data that is given, or lies where the runs found it, or is drawn again from the study's world."""
+    recorded = [arm.data for arm in (pair.before, pair.after) if arm.data == HUB or Path(arm.data).exists()]
+    if given is None and not recorded and pair.world is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            say("Drawing the benchmarks' pictures again, from the seed of the study's world")
+            # The training pictures, which nobody looks at here, are as few as can be.
+            draw_world(Path(folder, "data"), replace(pair.world, pretrain=1, train=1))
+            yield Place(str(Path(folder, "data", "bench")), redrawn=True)
+    else:
+        yield Place(given or next(iter(recorded), pair.before.data))
+
+
+def ask(place: Place, result: TaskResult, ids: Sequence[int]) -> Asked:
+    """The questions of these samples, unless they are not at hand or others than the run had."""
+    benchmark = get(result.benchmark)
+    try:
+        read = read_questions(benchmark, _files(benchmark, result.split, place.data), ids)
+    except (BenchmarkError, UserError) as error:
+        return Asked(note=f"No questions and pictures: {str(error).rstrip('.')}.")
+    if read.fingerprint == result.data_fingerprint:
+        return Asked(read.by_sample)
+    if place.redrawn:
+        return Asked(read.by_sample, REDRAWN)
+    return Asked(note=f"No questions and pictures: the data at {place.data} is other than what the runs had.")
+
+
+def _files(benchmark: Benchmark, split: str, data: str) -> list[Path]:
+    if data != HUB:
+        return local_files(benchmark, split, data)
+    from cal_bench.tasks.hub import list_split
+
+    origin = origin_of(benchmark)
+    try:
+        return list_split(origin.repository, origin.name, split, ask=False).paths
+    except OSError as error:
+        todo = f"Type cal-bench fetch {benchmark.name}, or give a folder with --data"
+        raise BenchmarkError(f"its data were never fetched to this machine. {todo}") from error

@@ -1,0 +1,141 @@
+"""A study's findings as pictures: differences with their intervals, and scores over the share of swapped images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cal_bench.findings import HUNDREDTHS, Findings, Pair, Row, mean_score, score
+from cal_bench.look.figure import COLOURS, new_figure, save, styled
+from cal_bench.stats import LEVEL, Interval
+
+COLUMNS = 4
+WIDTH = 7.6  # inches, about that of a page
+MARKERS = ("s", "o", "^", "D", "v", "P")
+_GREY = "#666666"
+
+
+def draw_differences(findings: Findings, path: Path) -> None:
+    """A panel for each benchmark and one for their mean; in each a dot with its interval for every arm."""
+    pairs = findings.pairs
+    panels = _benchmarks(findings)
+    height = 0.42 + 0.17 * len(pairs)
+    with styled():
+        figure, axes = _panels(len(panels) + 1, height, sharey=True)
+        for axis, name in zip(axes, panels, strict=False):
+            _dots(axis, [_difference(pair, name) for pair in pairs])
+            axis.set_title(_title(findings, name))
+        _dots(axes[len(panels)], [_overall(pair) for pair in pairs])
+        axes[len(panels)].set_title(_mean_title(findings))
+        for axis in axes[::COLUMNS]:
+            axis.set_yticks(range(len(pairs)), [pair.after.name for pair in pairs])
+        axes[0].set_ylim(len(pairs) - 0.4, -0.6)
+        bases = {pair.before.name for pair in pairs}
+        against = pairs[0].before.name if len(bases) == 1 else "the first arm of the same study"
+        save(figure, path, f"Difference to {against} with 95 % intervals; filled: more than chance (p by Holm). {_about(findings)}")
+
+
+def draw_swaps(findings: Findings, path: Path) -> None:
+    """A panel for each benchmark and one for their mean; in each a line over the share of swapped images for every arm."""
+    arms = _by_arm(findings)
+    panels = _benchmarks(findings)
+    with styled():
+        figure, axes = _panels(len(panels) + 1, 1.35, sharey=False)
+        for axis, name in zip(axes, [*panels, None], strict=False):
+            for place, rows in enumerate(arms.values()):
+                _line(axis, place, rows, name)
+            axis.set_title(_title(findings, name) if name else _mean_title(findings))
+            axis.yaxis.set_major_locator(MaxNLocator(4))
+            axis.set_xticks(sorted({100 * row.swap for row in findings.rows}))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(arms))
+        figure.supxlabel("samples whose images were exchanged in training, %", fontsize=8)
+        save(figure, path, f"Scores with 95 % intervals. {_about(findings)}")
+
+
+def is_over_swaps(findings: Findings) -> bool:
+    """Whether the rows are the same arms at several shares of swapped images."""
+    shares = [tuple(sorted(row.swap for row in rows)) for rows in _by_arm(findings).values()]
+    return len(set(shares)) == 1 and len(set(shares[0])) == len(shares[0]) > 1
+
+
+def _panels(count: int, height: float, sharey: bool) -> tuple[Figure, list[Any]]:
+    rows = -(-count // COLUMNS)
+    figure = new_figure(WIDTH, rows * height + 0.3)
+    grid = figure.subplots(rows, COLUMNS, sharey=sharey, squeeze=False)
+    axes = list(grid.flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    for axis in axes:
+        axis.tick_params(labelsize=7)
+    return figure, axes
+
+
+def _benchmarks(findings: Findings) -> list[str]:
+    return list(dict.fromkeys(row.benchmark for pair in findings.pairs for row in pair.comparison.rows))
+
+
+def _title(findings: Findings, benchmark: str) -> str:
+    row = next(row for pair in findings.pairs for row in pair.comparison.rows if row.benchmark == benchmark)
+    return row.column if row.unit in HUNDREDTHS else f"{row.column} ({row.unit})"
+
+
+def _mean_title(findings: Findings) -> str:
+    return f"mean of {max((len(pair.overall.benchmarks) for pair in findings.pairs if pair.overall), default=0)}"
+
+
+def _difference(pair: Pair, benchmark: str) -> tuple[Interval, bool] | None:
+    row = next((row for row in pair.comparison.rows if row.benchmark == benchmark), None)
+    return (row.gain, bool(row.beyond_chance)) if row else None
+
+
+def _overall(pair: Pair) -> tuple[Interval, bool] | None:
+    # One number, whose p needs no adjusting.
+    return (pair.overall.gain, pair.overall.p <= LEVEL) if pair.overall else None
+
+
+def _dots(axis: Any, found: Sequence[tuple[Interval, bool] | None]) -> None:
+    axis.axvline(0, color=_GREY, linewidth=0.8)
+    reach = max((max(abs(one[0].low), abs(one[0].high)) for one in found if one), default=0)
+    axis.set_xlim(-1.1 * (reach or 1), 1.1 * (reach or 1))  # zero in the middle of every panel
+    for place, one in enumerate(found):
+        if one is not None:
+            interval, beyond = one
+            axis.plot([interval.low, interval.high], [place, place], color=COLOURS[0], linewidth=1.3)
+            axis.plot(interval.value, place, "o", markersize=4.5, color=COLOURS[0], markerfacecolor=COLOURS[0] if beyond else "white")
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=False))
+
+
+def _by_arm(findings: Findings) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in sorted(findings.rows, key=lambda row: row.swap):
+        found.setdefault(row.arm, []).append(row)
+    return found
+
+
+def _line(axis: Any, place: int, rows: Sequence[Row], benchmark: str | None) -> None:
+    """Scores of an arm over shares of swaps, a little beside those of the arm before it."""
+    found = [(100 * row.swap + 0.8 * place, _score(row, benchmark)) for row in rows]
+    points = [(share, one) for share, one in found if one is not None]
+    shares, scores = [share for share, _ in points], [one.value for _, one in points]
+    errors = [[one.value - one.low for _, one in points], [one.high - one.value for _, one in points]]
+    look = {"color": COLOURS[(1 - place) % len(COLOURS)], "linestyle": ("--", "-")[place % 2], "marker": MARKERS[place % len(MARKERS)]}
+    axis.errorbar(shares, scores, errors, label=rows[0].arm, linewidth=1.2, markersize=3.5, elinewidth=0.8, capsize=1.5, **look)
+
+
+def _score(row: Row, benchmark: str | None) -> Interval | None:
+    if benchmark is None:
+        return mean_score(row)
+    found = row.common()
+    return score(found[benchmark]) if benchmark in found else None
+
+
+def _about(findings: Findings) -> str:
+    sizes = [row.n for pair in findings.pairs for row in pair.comparison.rows]
+    n = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    seeds = findings.seeds
+    covered = "other pictures" if len(seeds) == 1 else "other seeds and other pictures"
+    named = f"Seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    mean = "The mean is of the benchmarks scored from 0 to 100, each picture once."
+    return f"{mean} {named}, {n} samples in each benchmark; intervals cover {covered}. Made by {findings.command}."

@@ -1,0 +1,63 @@
+"""Every generated table of the repository is what its command writes; each format can be read by what it is meant for."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cal_bench import cli
+from cal_bench.evidence import exact_only, read_rows
+from cal_bench.tables import tables_json
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "results" / "demo"
+
+
+def written(kind: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(["table", str(DEMO), "--format", kind]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_tables_are_what_the_command_writes() -> None:
+    assert cli.main(["table", str(DEMO), "--out", str(DEMO / "tables.md"), "--check"]) == 0
+
+
+def test_the_numbers_behind_the_tables_are_those_of_the_records() -> None:
+    rows = exact_only(read_rows([DEMO]))
+    assert json.loads((DEMO / "tables.json").read_text(encoding="utf-8")) == tables_json(rows.arms, rows.command)
+
+
+def test_the_tables_in_the_readme_are_those_of_the_demo() -> None:
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "results/demo"], cwd=ROOT, capture_output=True)
+    if changed.returncode:
+        pytest.skip("the demo was made anew here, or this is no git checkout")
+    assert (DEMO / "tables.md").read_text(encoding="utf-8") in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_table_that_was_edited_is_found(tmp_path: Path) -> None:
+    edited = tmp_path / "tables.md"
+    edited.write_text((DEMO / "tables.md").read_text(encoding="utf-8").replace("baseline", "Baseline", 1), encoding="utf-8")
+    assert cli.main(["table", str(DEMO), "--out", str(edited), "--check"]) == 1
+
+
+def test_csv_and_json_give_back_every_score(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {(arm, name): result.score for arm, results in exact_only(read_rows([DEMO])).arms.items() for name, result in results.items()}
+    lines = list(csv.DictReader(io.StringIO(written("csv", capsys))))
+    assert {(line["row"], line["benchmark"]): float(line["score"]) for line in lines} == known
+    tables = json.loads(written("json", capsys))["tables"]
+    assert {(row["arm"], name): score for table in tables for row in table["rows"] for name, score in row["scores"].items()} == known
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here: apt-get install texlive-latex-recommended")
+def test_latex_compiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = written("latex", capsys)
+    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{chr(10)}{body}\end{{document}}"
+    (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert made.returncode == 0, made.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "tables.log").read_text(errors="replace")
