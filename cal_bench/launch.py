@@ -41,7 +41,8 @@ def _gpus_here(name: str) -> int:
 
 def launch(launcher: Sequence[str], arguments: Sequence[str]) -> None:
     """Run a command of ours in several processes, to its end; what stops this process stops them."""
-    process = subprocess.Popen([*launcher, "-m", "cal_bench", *arguments])
+    # Standard output carries the answer of this command alone: theirs goes where progress goes.
+    process = subprocess.Popen([*launcher, "-m", "cal_bench", *arguments], stdout=sys.stderr.fileno())
     try:
         code = process.wait()
     except KeyboardInterrupt:

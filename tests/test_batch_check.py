@@ -81,7 +81,7 @@ def test_drawn_samples_have_pictures_of_many_shapes() -> None:
 
 
 def test_a_wrong_call_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"has no benchmark\. Expected files such as ocrbench\.parquet"):
+    with pytest.raises(UserError, match=r"holds no benchmark\. Expected files such as ocrbench\.parquet"):
         samples_of(str(tmp_path))
     assert main(["doctor", "--dtype", "float32"]) == 2
     assert "belong to --batch-check MODEL" in capsys.readouterr().err

@@ -187,7 +187,7 @@ def test_no_upper_bound() -> None:
         ({"window": 0}, "window"),
         ({"pooling": "flat"}, "within_row"),
         ({"normalize": "mean"}, "tokens"),
-        ({"contrast": "blur"}, "drop"),
+        ({"contrast": "noise"}, "drop"),
         ({"signal": "prob"}, "logp"),
     ],
 )

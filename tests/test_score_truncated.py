@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from cal_bench import models
 from cal_bench.models import HFModel
 from cal_bench.records import Answer, Identity, answer_from_json, answer_to_json
 from cal_bench.runner import Evaluation, evaluate
@@ -22,7 +23,8 @@ class Writes:
 
     def __init__(self, tokenizer: Any, texts: list[str]) -> None:
         self.tokenizer, self.texts = tokenizer, texts
-        self.generation_config = SimpleNamespace(eos_token_id=tokenizer.eos_token_id)
+        self.generation_config = SimpleNamespace(eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id)
+        self.config, self.device, self.dtype = SimpleNamespace(model_type="of no family"), torch.device("cpu"), torch.float32
 
     def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **unused: Any) -> torch.Tensor:
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"][:max_new_tokens] for text in self.texts]
@@ -33,10 +35,10 @@ class Writes:
 
 def cut_off(folder: Path, texts: list[str], until: tuple[str, ...] = ()) -> list[bool]:
     model = HFModel(folder, batch_size=len(texts))
-    model._model = Writes(model.processor.tokenizer, texts)
-    answers = {
-        answer.id: answer for answer in model.answer([sample(number, generation=Generation(6, until)) for number in range(len(texts))])
-    }
+    samples = [sample(number, generation=Generation(6, until)) for number in range(len(texts))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_weights", lambda *_: Writes(model.processor.tokenizer, texts))
+        answers = {answer.id: answer for answer in model.answer(samples)}
     assert all(isinstance(answer, Answer) for answer in answers.values())
     return [answers[number].truncated for number in range(len(texts))]
 
