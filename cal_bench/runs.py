@@ -28,6 +28,7 @@ from cal_bench.records import (
 )
 
 RECORD = "run.json"
+PARTIAL = ".partial"  # behind the name of a file that is being written
 SYNC_SECONDS = 5.0  # of answers that a machine may lose when it loses power; a process that is killed loses none
 _PACKAGES = ("cal-bench", "lmms-eval", "torch", "transformers", "tokenizers", "pillow", "datasets")
 _ANSWER_WORDS = {"data": "other data", "prompts": "other prompts", "generation": "other generation settings"}
@@ -202,7 +203,7 @@ def versions() -> dict[str, str]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file whole or not at all: whoever opens it finds the old content or the new."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     with explained(path):
         with partial.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)

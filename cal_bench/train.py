@@ -18,7 +18,7 @@ from cal_bench.checkpoints import processor_fingerprint, weight_files, weights_f
 from cal_bench.errors import UserError
 from cal_bench.parts import describe, prepare_parts
 from cal_bench.processes import is_main, over_all, say_once, wait_for_all
-from cal_bench.runs import versions, write_atomically
+from cal_bench.runs import PARTIAL, versions, write_atomically
 from cal_bench.stage_arguments import training_arguments
 from cal_bench.trainer_plugin.config import CALConfig, CALError
 from cal_bench.training_data import data_fingerprint
@@ -142,7 +142,8 @@ def _record_before(out_dir: Path) -> Record:
 
 def _check_same(out_dir: Path, before: Record, identity: Record) -> None:
     if not before:
-        if is_main() and out_dir.is_dir() and any(out_dir.iterdir()):
+        begun = RECORD + PARTIAL  # all that a training leaves which is killed at its first step
+        if is_main() and out_dir.is_dir() and any(file.name != begun for file in out_dir.iterdir()):
             raise UserError(f"{out_dir} is not empty and holds no training of ours. Give another folder, or empty it.")
         return
     old = before["identity"]

@@ -241,6 +241,12 @@ def test_wrong_settings_are_refused(base: Path, tmp_path: Path, settings: dict[s
         train_stage(base, tmp_path / "out", stage(tmp_path, **settings), None)
 
 
+def test_a_training_that_was_killed_while_it_wrote_its_first_record_begins_anew(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.json.partial").write_text('{"stat')
+    assert train_stage(base, tmp_path / "out", stage(tmp_path, max_steps=1), None)["status"] == "complete"
+
+
 def test_wrong_folders_are_refused(base: Path, tmp_path: Path) -> None:
     config = stage(tmp_path)
     with pytest.raises(UserError, match="no model folder"):
