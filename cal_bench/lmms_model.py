@@ -1,8 +1,8 @@
 """Our model for lmms-eval: `lmms-eval --model cal_hf --model_args pretrained=FOLDER`."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import get_args
 
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
@@ -44,7 +44,7 @@ class CalHF(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """The answers in the order of the requests."""
-        samples = [self._sample(place, *request.args) for place, request in enumerate(requests)]
+        samples = [self._sample(place, request) for place, request in enumerate(requests)]
         texts: dict[int, str] = {}
         for reply in self.answering.answer(samples):
             if isinstance(reply, Unanswered):
@@ -52,7 +52,8 @@ class CalHF(lmms):
             texts[reply.id] = reply.text
         return [GenerationResult(texts[place]) for place in range(len(requests))]
 
-    def _sample(self, place: int, prompt: str, settings: Mapping[str, Any], pictures_of: Any, id: int, task: str, split: str) -> Sample:
+    def _sample(self, place: int, request: Instance) -> Sample:
+        prompt, settings, pictures_of, id, task, split = request.args
         text = prompt.replace("<image>\n", "").replace("<image>", "")
         generation = Generation(settings.get("max_new_tokens") or _bound(task), _listed(settings.get("until")))
         return Sample(

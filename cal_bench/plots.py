@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cal_bench.figure import COLOURS, new_figure, save, styled
 from cal_bench.findings import HUNDREDTHS, Findings, Pair, Row, mean_score, score
-from cal_bench.look.figure import COLOURS, new_figure, save, styled
 from cal_bench.stats import LEVEL, Interval
 
 COLUMNS = 4

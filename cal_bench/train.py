@@ -180,8 +180,7 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
     say_once(describe(parameters))
     dataset = ConversationDataset([Path(file) for file in stage.data], stage.images, data_options(stage), processor)
     if is_main():
-        pairs = [[dataset.records[index].id for index in pair] for pair in dataset.swapped]
-        write_atomically(out_dir / SWAPPED, json.dumps({"rows": dataset.swapped, "ids": pairs}) + "\n")
+        _write_swapped(dataset, out_dir)
     trainer, log = _trainer(model, dataset, arguments, stage, cal)
     if resumed is not None:
         get_logger("transformers.trainer").setLevel("ERROR")  # it warns of every weight that it did not load
@@ -193,16 +192,29 @@ def _train(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig | 
     return {
         "versions": versions() | {"accelerate": metadata.version("accelerate")},
         "parameters": parameters,
-        "samples": len(dataset),
-        "swapped_samples": 2 * len(dataset.swapped),
-        "truncated_samples": dataset.truncated,
-        "missing_images": dataset.missing,
-        "unreadable_images": dataset.unreadable,
+        **_counted(dataset),
         "steps": trainer.state.global_step,
         "resumed_at_step": int(resumed.name.rpartition("-")[2]) if resumed else None,
         # Only the main process keeps the log.
         "loss": {"first": log.losses[0], "last": log.losses[-1]} if is_main() else {},
         "wall_seconds": round(time.perf_counter() - begun, 2),
+    }
+
+
+def _write_swapped(dataset: "ConversationDataset", out_dir: Path) -> None:
+    """Which records have each other's pictures."""
+    pairs = [[dataset.records[index].id for index in pair] for pair in dataset.swapped]
+    write_atomically(out_dir / SWAPPED, json.dumps({"rows": dataset.swapped, "ids": pairs}) + "\n")
+
+
+def _counted(dataset: "ConversationDataset") -> Record:
+    """What the data turned out to hold."""
+    return {
+        "samples": len(dataset),
+        "swapped_samples": 2 * len(dataset.swapped),
+        "truncated_samples": dataset.truncated,
+        "missing_images": dataset.missing,
+        "unreadable_images": dataset.unreadable,
     }
 
 

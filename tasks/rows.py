@@ -95,7 +95,7 @@ def read_rows(benchmark: Benchmark, definition: Definition, data: str) -> Rows:
     counts = [_check_file(benchmark, file) for file in files]
     if not sum(counts):
         raise BenchmarkError(f"{benchmark.name}: {files[0]} has no rows.")
-    fingerprint = _hash_files(files)
+    fingerprint = hash_files(files)
     dataset = _load_local(files, fingerprint)
     return _rows(benchmark, dataset, fingerprint, lambda row: _place(files, counts, row))
 
@@ -161,7 +161,8 @@ def _check_file(benchmark: Benchmark, file: Path) -> int:
     return count
 
 
-def _hash_files(files: Sequence[Path]) -> str:
+def hash_files(files: Sequence[Path]) -> str:
+    """The fingerprint of data: sha256 over the contents of its files, in their order."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

@@ -32,51 +32,52 @@ class Hub:
         return self.root / kind / name
 
 
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            kind, name, rest = self._split()
-            folder = hub.folder(kind, name)
-            if not folder.is_dir():
-                self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            elif rest.startswith("tree/"):
-                files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-                self._json([_entry(path, folder) for path in files])
-            elif rest.startswith("resolve/"):
-                self._file(folder / rest.split("/", 2)[2])
-            else:
-                self._json({"id": name, "sha": COMMIT, "siblings": []})
+class Handler(BaseHTTPRequestHandler):
+    """Answers for the hub of a subclass."""
 
-        do_HEAD = do_GET
+    hub: Hub
 
-        def _split(self) -> tuple[str, str, str]:
-            parts = self.path.split("?")[0].lstrip("/").removeprefix("api/").split("/")
-            kind = parts.pop(0) if parts[0] in ("datasets", "models") else "models"
-            return kind, "/".join(parts[:2]), "/".join(parts[2:])
+    def do_GET(self) -> None:
+        kind, name, rest = self._split()
+        folder = self.hub.folder(kind, name)
+        if not folder.is_dir():
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif rest.startswith("tree/"):
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            self._json([_entry(path, folder) for path in files])
+        elif rest.startswith("resolve/"):
+            self._file(folder / rest.split("/", 2)[2])
+        else:
+            self._json({"id": name, "sha": COMMIT, "siblings": []})
 
-        def _json(self, content: Any) -> None:
-            self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    do_HEAD = do_GET
 
-        def _file(self, path: Path) -> None:
-            if not path.is_file():
-                return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-            if self.command == "GET":
-                hub.asked.append(path.name)
-            content = path.read_bytes()
-            return self._send(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
+    def _split(self) -> tuple[str, str, str]:
+        parts = self.path.split("?")[0].lstrip("/").removeprefix("api/").split("/")
+        kind = parts.pop(0) if parts[0] in ("datasets", "models") else "models"
+        return kind, "/".join(parts[:2]), "/".join(parts[2:])
 
-        def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
+    def _json(self, content: Any) -> None:
+        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
-        def log_message(self, *unused: Any) -> None:
-            pass
+    def _file(self, path: Path) -> None:
+        if not path.is_file():
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        if self.command == "GET":
+            self.hub.asked.append(path.name)
+        content = path.read_bytes()
+        return self._send(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
 
-    return Handler
+    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *unused: Any) -> None:
+        pass
 
 
 def _entry(path: Path, folder: Path) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _entry(path: Path, folder: Path) -> dict[str, Any]:
 @contextmanager
 def serving(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
     """The hub while it can be reached, with an own cache; afterwards it is gone, and its cache still there."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     use(f"http://127.0.0.1:{server.server_port}", cache, patch)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cal_bench import cli
+from cal_bench.conclude import conclude
 from cal_bench.evidence import exact_only, read_rows
 from cal_bench.tables import tables_json
 
@@ -29,6 +30,18 @@ def test_the_tables_are_what_the_command_writes() -> None:
 def test_the_numbers_behind_the_tables_are_those_of_the_records() -> None:
     rows = exact_only(read_rows([DEMO]))
     assert json.loads((DEMO / "tables.json").read_text(encoding="utf-8")) == tables_json(rows.arms, rows.command)
+
+
+def test_comparison_costs_and_plot_are_what_the_study_writes(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "demo")
+    written_by_the_study = ("comparison.md", "comparison.json", "costs.md", "differences.png")
+    for name in written_by_the_study:
+        (tmp_path / "demo" / name).unlink()
+    conclude(tmp_path / "demo", "cal-bench study demo")
+    for name in written_by_the_study:
+        assert (tmp_path / "demo" / name).exists(), name
+        if not name.endswith(".png"):  # another matplotlib draws other bytes
+            assert (tmp_path / "demo" / name).read_text(encoding="utf-8") == (DEMO / name).read_text(encoding="utf-8"), name
 
 
 def test_the_tables_in_the_readme_are_those_of_the_demo() -> None:

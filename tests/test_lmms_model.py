@@ -62,7 +62,8 @@ def test_it_answers_as_eval_does(name: str, checkpoint: Path, tmp_path: Path) ->
 def test_tasks_that_are_none_of_ours_get_the_usual_bound(checkpoint: Path) -> None:
     model = CalHF(pretrained=str(checkpoint), batch_size=3)
     assert model.answering.batch_size == 3
-    sample = model._sample(0, "Look: <image>\nWhat?", {"until": "stop"}, None, 7, "vstar", "test")
+    asked = ("Look: <image>\nWhat?", {"until": "stop"}, None, 7, "vstar", "test")
+    sample = model._sample(0, Instance("generate_until", asked, 0, {"task": "vstar", "doc_id": 7, "repeats": 1}))
     assert (sample.prompt, sample.generation.max_new_tokens, sample.generation.until) == ("Look: What?", LONGEST, ("stop",))
 
 

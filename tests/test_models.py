@@ -87,16 +87,6 @@ def save_llava(folder):
     ).save_pretrained(folder)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """For models this small, threads that wait for each other on a busy machine cost up to 15 times what they save."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llava")

@@ -14,8 +14,8 @@ from cal_bench import plots
 from cal_bench.compare import arm_sums
 from cal_bench.conclude import conclude, conclude_seeds
 from cal_bench.evidence import write_details
+from cal_bench.figure import COLOURS
 from cal_bench.findings import find, held_against, in_hundredths, mean_of, score
-from cal_bench.look.figure import COLOURS
 from cal_bench.overhead import costs_markdown
 from tests.made_up import COMMAND, arm, summaries, write_study
 from tests.test_compare import result

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from cal_bench.errors import UserError
+from cal_bench.figure import COLOURS, styled
 from cal_bench.trainer_plugin.data import ConversationDataset
 from cal_bench.trainer_plugin.loss import IGNORED
 
-from .figure import COLOURS, new_figure, styled
-from .grid import View, columns_of, view_of
+from .grid import View, beside_the_picture, view_of
 from .opened import Opened, batched
 
 # Clear where there is no attention, so that the picture is seen there.
@@ -102,20 +102,14 @@ def attention_lines(maps: Sequence[Attention]) -> list[str]:
 
 def attention_figure(maps: Sequence[Attention]) -> Figure:
     """The maps over the picture, with one scale for all."""
-    rows, columns = columns_of(len(maps) + 1)
     most = max(float(one.values.max()) for one in maps)
     with styled():
-        figure = new_figure(2.6 * columns + 0.6, 2.75 * rows)
-        panels = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes in panels:
-            axes.axis("off")
-        panels[0].imshow(maps[0].view.picture, extent=maps[0].view.extent)
-        panels[0].set_title("the picture")
+        figure, panels = beside_the_picture(maps[0].view, len(maps), 2.8, 2.75)
         for axes, one in zip(panels[1:], maps, strict=False):
             axes.imshow(one.view.picture.mean(axis=-1), extent=one.view.extent, cmap="gray", vmin=0, vmax=1, alpha=0.6)
             shown = axes.imshow(one.values.numpy(), extent=one.view.extent, cmap=CLEAR_TO_FULL, vmin=0, vmax=most)
             axes.set_title(f"{one.model}\n{100 * one.on_image:.1f} % on the picture")
-        bar = figure.colorbar(shown, ax=list(panels), shrink=0.75, pad=0.02)
+        bar = figure.colorbar(shown, ax=panels, shrink=0.75, pad=0.02)
         bar.set_label("attention, summed over layers")
     return figure
 

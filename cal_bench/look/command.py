@@ -40,7 +40,8 @@ def _shown(word: str) -> str:
 
 
 def _heatmap(arguments: Namespace, out: Path) -> list[str]:
-    from .figure import save
+    from cal_bench.figure import save
+
     from .heatmap import heatmap_caption, heatmap_figure, heatmap_html, read_sample
     from .opened import chosen, open_model, read_talks
 
@@ -55,9 +56,10 @@ def _heatmap(arguments: Namespace, out: Path) -> list[str]:
 
 
 def _delta(arguments: Namespace, out: Path) -> list[str]:
+    from cal_bench.figure import save
+
     from .deltas import deltas_of
     from .distribution import distribution_caption, distribution_figure, lines, summary
-    from .figure import save
     from .opened import open_model, pictured, read_talks
 
     found = {}
@@ -76,8 +78,9 @@ def _delta(arguments: Namespace, out: Path) -> list[str]:
 
 
 def _attention(arguments: Namespace, out: Path) -> list[str]:
+    from cal_bench.figure import save
+
     from .attention import attention_caption, attention_figure, attention_lines, attention_of
-    from .figure import save
     from .opened import chosen, open_model, read_talks
 
     maps, answer = [], ""
@@ -93,7 +96,8 @@ def _attention(arguments: Namespace, out: Path) -> list[str]:
 
 
 def _words(arguments: Namespace, out: Path) -> list[str]:
-    from .figure import save
+    from cal_bench.figure import save
+
     from .opened import chosen, open_model, read_talks
     from .words import words_caption, words_figure, words_of
 
@@ -118,7 +122,8 @@ def _answers(arguments: Namespace, out: Path) -> list[str]:
 
 
 def _labels(arguments: Namespace, out: Path) -> list[str]:
-    from .figure import save
+    from cal_bench.figure import save
+
     from .labels import labels_caption, labels_figure, lines
     from .opened import short_name
 

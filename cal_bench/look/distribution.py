@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cal_bench.figure import line_style, new_figure, styled
+
 from .deltas import Deltas
-from .figure import line_style, new_figure, styled
 from .separation import SIGNALS
 
 BOUND = 5.0  # the paper's upper bound; about 90 % of its deltas are at most this

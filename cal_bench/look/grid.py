@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cal_bench.errors import UserError
+from cal_bench.figure import new_figure
 
 from .opened import Opened
 
@@ -63,7 +65,14 @@ def _seen(pixels: Tensor, processor: Any) -> NDArray[np.float32]:
     return picture
 
 
-def columns_of(models: int) -> tuple[int, int]:
-    """Rows and columns of panels for so many models."""
-    columns = min(models, 3)
-    return math.ceil(models / columns), columns
+def beside_the_picture(view: View, models: int, width: float, height: float) -> tuple[Figure, list[Any]]:
+    """A figure with the picture in its first panel, and one panel of so many inches for each model, still empty."""
+    columns = min(models + 1, 3)
+    rows = math.ceil((models + 1) / columns)
+    figure = new_figure(width * columns, height * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.axis("off")
+    panels[0].imshow(view.picture, extent=view.extent)
+    panels[0].set_title("the picture")
+    return figure, panels

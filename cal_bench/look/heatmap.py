@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL.Image import Image
 
+from cal_bench.figure import DPI, styled
 from cal_bench.page.pictures import data_uri
 from cal_bench.trainer_plugin.data import ConversationDataset, load_image, load_stored
 from cal_bench.trainer_plugin.loss import IGNORED
 from cal_bench.trainer_plugin.messages import Stored
 
 from .deltas import deltas_of
-from .figure import DPI, styled
 from .opened import Opened
 from .separation import SIGNALS
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .figure import COLOURS, new_figure, styled
+from cal_bench.figure import COLOURS, new_figure, styled
+
 from .separation import COMPARISONS, SIGNALS
 
 STYLES = {"logit": {"linestyle": "-", "marker": "o"}, "logp": {"linestyle": "--", "marker": "s"}}

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 
+from cal_bench.figure import styled
 from cal_bench.trainer_plugin.data import ConversationDataset
 
-from .figure import new_figure, styled
-from .grid import View, columns_of, view_of
+from .grid import View, beside_the_picture, view_of
 from .opened import Opened, batched
 
 CHUNK = 256  # patches held against the vocabulary at a time
@@ -62,15 +62,9 @@ def nearest(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 def words_figure(found: Sequence[Words]) -> Figure:
     """The picture, and on it the words of each model; the nearer, the darker."""
-    rows, columns = columns_of(len(found) + 1)
     side = max(4.4, 0.52 * found[0].view.rows)
     with styled():
-        figure = new_figure(side * columns, (side + 0.3) * rows)
-        panels = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes in panels:
-            axes.axis("off")
-        panels[0].imshow(found[0].view.picture, extent=found[0].view.extent)
-        panels[0].set_title("the picture")
+        figure, panels = beside_the_picture(found[0].view, len(found), side, side + 0.3)
         for axes, one in zip(panels[1:], found, strict=False):
             axes.imshow(one.view.picture, extent=one.view.extent, alpha=0.3)
             axes.set_title(f"{one.model}, mean cosine {one.nearness.mean():.2f}")

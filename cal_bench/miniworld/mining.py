@@ -15,8 +15,9 @@ from cal_bench.systems.mgm_model import MgmForConditionalGeneration
 
 from .base import BASE, SYSTEMS
 from .convnext import HIGH_RES_SEED, SCALE
+from .projector import unexplained
 from .scene import LAYOUTS, SIDE
-from .tower import Pictures, normalise, word_vectors
+from .tower import Pictures, normalise
 
 BATCH, STEPS = 16, 400
 JOINTS = ("multi_modal_projector", "patch_info_mining")
@@ -63,10 +64,3 @@ def visual_tokens(model: MgmForConditionalGeneration, high: Tensor) -> Tensor:
     """Normalised pictures [B, 3, 256, 256] as visual tokens [B, 64, hidden]."""
     low = torch.stack([low_resolution(picture, SIDE, 1, False) for picture in high])
     return torch.stack(model.get_image_features(low, high).pooler_output)
-
-
-def unexplained(tokens: Tensor, words: Tensor, boxes: Tensor) -> Tensor:
-    """The share of the variance of the sums of word vectors that tokens [B, 64, hidden] do not explain."""
-    wanted = (words > 0).float() @ word_vectors()
-    care = torch.where(boxes[..., :1] >= 0, 1.0, 0.2)  # ground is most of a picture
-    return (care * (tokens - wanted).square()).sum() / (care * wanted.square()).sum()

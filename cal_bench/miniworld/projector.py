@@ -21,9 +21,7 @@ def train_projector(reader: Reader, steps: int, rate: float = 2e-3) -> nn.Sequen
         pixels, words, boxes, _ = next(stream)
         with torch.no_grad():
             features = reader.tower(pixel_values=normalise(pixels)).last_hidden_state[:, 1:]
-        wanted = (words > 0).float() @ word_vectors()
-        care = torch.where(boxes[..., :1] >= 0, 1.0, 0.2)  # ground is most of a picture
-        loss = (care * (projector(features) - wanted).square()).sum() / (care * wanted.square()).sum()
+        loss = unexplained(projector(features), words, boxes)
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -31,6 +29,13 @@ def train_projector(reader: Reader, steps: int, rate: float = 2e-3) -> nn.Sequen
         if step % 100 == 0:
             print(f"projector step {step}/{steps}: {loss.item():.3f} of the variance unexplained", flush=True)
     return projector
+
+
+def unexplained(tokens: Tensor, words: Tensor, boxes: Tensor) -> Tensor:
+    """The share of the variance of the sums of word vectors that tokens [B, 64, hidden] do not explain."""
+    wanted = (words > 0).float() @ word_vectors()
+    care = torch.where(boxes[..., :1] >= 0, 1.0, 0.2)  # ground is most of a picture
+    return (care * (tokens - wanted).square()).sum() / (care * wanted.square()).sum()
 
 
 def _begin_as_a_rotation(projector: nn.Sequential, rotation: Tensor) -> None:

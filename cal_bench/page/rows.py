@@ -1,6 +1,5 @@
 """Questions, references and pictures of single samples, straight from a benchmark's parquet files; needs pyarrow and Pillow."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from cal_bench.tasks import Benchmark, BenchmarkError
 from cal_bench.tasks.boxes import Box
+from cal_bench.tasks.rows import hash_files
 
 from .pictures import picture_size
 
@@ -45,17 +45,7 @@ def read_questions(benchmark: Benchmark, files: Sequence[Path], ids: Sequence[in
         found = {id: _question(rows[row], expression) for id, (row, expression) in places.items() if row in rows}
     except (pa.ArrowException, OSError) as error:
         raise BenchmarkError(f"{benchmark.name}: {files[0]} cannot be read: {error}") from error
-    return Questions(found, _fingerprint(files))
-
-
-def _fingerprint(files: Sequence[Path]) -> str:
-    """As the runs record it: of the content of all files."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return Questions(found, hash_files(files))
 
 
 def _places(benchmark: Benchmark, files: Sequence[Path], ids: Sequence[int]) -> dict[int, tuple[int, int | None]]:

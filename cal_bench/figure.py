@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from cal_bench.runs import explained
+from cal_bench.runs import PARTIAL, explained
 
 # Okabe and Ito's palette, without its yellow, which is too light for lines on white; told apart by dashes too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -45,7 +45,7 @@ def save(figure: Figure, path: Path, caption: str) -> None:
     width = figure.get_figwidth()
     text = textwrap.fill(caption, int(width * 17.5), break_on_hyphens=False)
     figure.text(0.08 / width, -0.08 / figure.get_figheight(), text, fontsize=CAPTION_SIZE, va="top", color="#333333")
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     with explained(path):
         # The name of the program and its version would make the same drawing other bytes elsewhere.
         figure.savefig(partial, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
