@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 # Families whose processor makes one row of every tensor from a picture, and whose towers make one tensor of features from a row.
 ROW_TO_A_PICTURE = ("llava", "llava_next", "cal_mgm")
+# Families to which a prompt with the beginning of an answer behind it is what the two were when the answer was written: the tested ones.
+# Not so PaliGemma, whose prompt reads itself in both directions, and Mllama, which needs to be told what each token sees.
+CONTINUED = (
+    *ROW_TO_A_PICTURE, "gemma3", "gemma4", "glm4v", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "mistral3", "qwen2_5_vl",
+    "qwen2_vl", "qwen3_5", "qwen3_vl", "smolvlm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Reader:
     def __init__(self, processor: Any, family: str) -> None:
         self.processor = processor
         self.shares = family in ROW_TO_A_PICTURE
+        self.continues = family in CONTINUED
         self._tokenizing = threading.Lock()  # tokenizers keep their settings for padding in themselves
 
     def read(self, samples: Sequence[Sample]) -> Inputs:
@@ -92,6 +99,23 @@ class Reader:
         with self._tokenizing:
             tensors = processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt", add_special_tokens=not begun)
         return Inputs(inputs.samples, inputs.unanswered, tensors, Pictures(pixels, list(rows), [rows[name] for name in names]))
+
+
+def continued(tensors: Mapping[str, Any], written: Sequence[Sequence[int]]) -> Mapping[str, Any]:
+    """The prompts among `tensors` with the tokens behind them that were `written`, as many to each row; nothing else changes."""
+    if not written:
+        return tensors
+    import torch
+
+    more = torch.tensor(written)
+    behind = {"input_ids": more, "attention_mask": torch.ones_like(more)}
+    # Kinds of tokens: those of text are 0 in every family.
+    return {
+        name: torch.cat([tensor, behind.get(name, torch.zeros_like(more)).to(tensor.dtype)], 1)
+        if tensor.shape == tensors["input_ids"].shape
+        else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _conversation(images: "list[Image]", prompt: str) -> list[dict[str, Any]]:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cal_bench.batching import Batches, ahead, groups
 from cal_bench.checkpoints import READ, check_folder, processor_fingerprint, weight_files, weights_fingerprint
 from cal_bench.errors import UserError
-from cal_bench.inputs import Inputs, Reader
+from cal_bench.inputs import Inputs, Reader, continued
 from cal_bench.loading import greedy, load_processor, load_weights
 from cal_bench.processes import say_once
 from cal_bench.records import Answer, Identity, Unanswered
 from cal_bench.stopping import unbroken
-from cal_bench.tasks.base import Generation, Sample
+from cal_bench.tasks.base import Sample
 from cal_bench.train import Processing
 
 if TYPE_CHECKING:
     import torch
 
 LOOK_EVERY = 8  # tokens between two looks for a stop string
+# Tokens after which answers that go on are put together: few do, and each would hold up a whole batch.
+LEGS = (32, 128, 512)
 # Samples answered at once where nobody says how many: a GPU that has no room for them says so, a computer stops the process.
 ON_GPU, ON_CPU = 64, 16
 
@@ -45,10 +47,21 @@ class EchoModel:
 
 @dataclass(frozen=True)
 class _Said:
-    """What the model said to one sample; `truncated` if it would have gone on."""
+    """What the model has said to one sample; it is `done` unless it would go on."""
 
+    tokens: list[int]
     text: str
-    truncated: bool
+    done: bool
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Leg:
+    """Answers of one group of samples up to a `length` in tokens: by sample, what was said `before` and who `goes_on` after it."""
+
+    length: int
+    before: Mapping[int, _Said]
+    goes_on: dict[int, _Said] = field(default_factory=dict)
 
 
 class HFModel:
@@ -92,14 +105,20 @@ class HFModel:
     def answer(self, samples: Sequence[Sample]) -> Iterator[Answer | Unanswered]:
         """One reply to each sample; a sample whose pictures cannot be read is Unanswered, the others of its batch go on.
 
-        What does not fit into memory is answered in halves, and the group of samples goes on in batches of that size.
+        What does not fit into memory is answered in halves, and the group of samples goes on in batches of that size. Answers that are
+        longer than most come last, together: they are read once more with what has been written of them.
         """
         if samples and self._model is None:
             self._load()
         for group in groups(samples):
-            cut_up = Batches(group, self.batch_size)
-            for inputs in ahead(self._reader.read, cut_up):
-                yield from self._replies(inputs, cut_up)
+            said: dict[int, _Said] = {}
+            for length in self._lengths(group[0].generation.max_new_tokens):
+                leg = _Leg(length, said)
+                cut_up = Batches(group, self.batch_size)
+                for inputs in ahead(self._reader.read, cut_up):
+                    yield from self._replies(inputs, leg, cut_up)
+                said = leg.goes_on
+                group = [sample for sample in group if sample.id in said]
 
     def _load(self) -> None:
         from cal_bench.features import ImageFeatures
@@ -108,26 +127,33 @@ class HFModel:
         self._model.generation_config = greedy(self._model.generation_config, self.processor.tokenizer)
         self._reader = Reader(self.processor, self._model.config.model_type)
         self._features = ImageFeatures(self._model)
+        # In an answer it would stand for one picture more when the answer is read again.
+        self._image_token = getattr(self._model.config, "image_token_id", None)
 
-    def _replies(self, inputs: Inputs, cut_up: Batches) -> Iterator[Answer | Unanswered]:
+    def _lengths(self, longest: int) -> list[int]:
+        """Where the legs of an answer end."""
+        return [*(length for length in LEGS if length < longest and self._reader.continues), longest]
+
+    def _replies(self, inputs: Inputs, leg: _Leg, cut_up: Batches) -> Iterator[Answer | Unanswered]:
         yield from inputs.unanswered
         if not inputs.samples:
             return
         with unbroken():
-            begun = time.monotonic()
-            said = self._said_where_it_fits(inputs)
-            seconds = (time.monotonic() - begun) / len(inputs.samples)
+            said = self._said_where_it_fits(inputs, leg)
             for sample, reply in zip(inputs.samples, said, strict=False):
-                yield Answer(sample.id, sample.prompt_hash, reply.text, seconds, reply.truncated)
+                if reply.done or leg.length == sample.generation.max_new_tokens or self._image_token in reply.tokens:
+                    yield Answer(sample.id, sample.prompt_hash, reply.text, reply.seconds, truncated=not reply.done)
+                else:
+                    leg.goes_on[sample.id] = reply
         if not said:
-            yield from self._in_halves(inputs.samples, cut_up)
+            yield from self._in_halves(inputs.samples, leg, cut_up)
 
-    def _said_where_it_fits(self, inputs: Inputs) -> list[_Said]:
+    def _said_where_it_fits(self, inputs: Inputs, leg: _Leg) -> list[_Said]:
         """Nothing where memory runs out, which it gives back."""
         import torch
 
         try:
-            return self._generate(inputs)
+            return self._generate(inputs, leg)
         except torch.OutOfMemoryError:
             if len(inputs.samples) == 1:
                 raise UserError(
@@ -139,38 +165,41 @@ class HFModel:
             torch.cuda.empty_cache()
         return []
 
-    def _in_halves(self, samples: Sequence[Sample], cut_up: Batches) -> Iterator[Answer | Unanswered]:
+    def _in_halves(self, samples: Sequence[Sample], leg: _Leg, cut_up: Batches) -> Iterator[Answer | Unanswered]:
         half = (len(samples) + 1) // 2
         if half < cut_up.size:
             cut_up.size = half
             say_once(f"Not enough memory for {len(samples)} samples at once: going on with {half}")
         for part in (samples[:half], samples[half:]):
-            yield from self._replies(self._reader.read(part), cut_up)
+            yield from self._replies(self._reader.read(part), leg, cut_up)
 
-    def _generate(self, inputs: Inputs) -> list[_Said]:
+    def _generate(self, inputs: Inputs, leg: _Leg) -> list[_Said]:
         import torch
 
         from cal_bench.features import on_device_of
 
-        generation = inputs.samples[0].generation
+        start = time.monotonic()
+        until = inputs.samples[0].generation.until
+        before = [leg.before[sample.id] for sample in inputs.samples if sample.id in leg.before]
+        begun = len(before[0].tokens) if before else 0
         with torch.inference_mode():
-            tensors = on_device_of(self._model, inputs.tensors)
+            tensors = on_device_of(self._model, continued(inputs.tensors, [said.tokens for said in before]))
             if inputs.pictures is not None:
                 tensors["mm_encoder_outputs"] = self._features.of(inputs.pictures)
-            prompt_length = tensors["input_ids"].shape[1]
-            stops = [_StopStrings(self.processor.tokenizer, generation.until, prompt_length)] if generation.until else []
-            tokens = self._model.generate(**tensors, max_new_tokens=generation.max_new_tokens, stopping_criteria=stops)
-        return self._read(tokens[:, prompt_length:], generation)
+            prompt_length = tensors["input_ids"].shape[1] - begun
+            stops = [_StopStrings(self.processor.tokenizer, until, prompt_length)] if until else []
+            tokens = self._model.generate(**tensors, max_new_tokens=leg.length - begun, stopping_criteria=stops)
+        seconds = (before[0].seconds if before else 0.0) + (time.monotonic() - start) / len(inputs.samples)
+        return self._read(tokens[:, prompt_length:], until, seconds)
 
-    def _read(self, written: torch.Tensor, generation: Generation) -> list[_Said]:
+    def _read(self, written: torch.Tensor, until: tuple[str, ...], seconds: float) -> list[_Said]:
         """The answers in `written` [B, T]."""
         texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
         # A row that ended before the others of its batch is filled up with the padding token.
         ends = {self.processor.tokenizer.pad_token_id, *_listed(self._model.generation_config.eos_token_id)}
-        full = written.shape[1] == generation.max_new_tokens
-        unended = [full and last not in ends for last in written[:, -1].tolist()]
-        stopped = [any(stop in text for stop in generation.until) for text in texts]
-        return [_Said(cut(text, generation.until), late and not done) for text, late, done in zip(texts, unended, stopped, strict=True)]
+        rows = written.tolist()
+        done = [row[-1] in ends or any(stop in text for stop in until) for row, text in zip(rows, texts, strict=True)]
+        return [_Said(row, cut(text, until), over, seconds) for row, text, over in zip(rows, texts, done, strict=True)]
 
 
 class _StopStrings:

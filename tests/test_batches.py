@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import GenerationConfig
 
 from cal_bench.batching import Batches, ahead, by_picture, groups
 from cal_bench.errors import UserError
-from cal_bench.inputs import Reader
+from cal_bench.inputs import CONTINUED, Reader, continued
 from cal_bench.models import HFModel
 from cal_bench.records import Answer
 from cal_bench.systems.anatomy import SYSTEMS
 from cal_bench.systems.convert import from_scratch
 from cal_bench.tasks.base import Generation, Sample
+from tests import vlm_zoo
 from tests.parts import OUR_SYSTEM, tiny_parts
 
 ALL = {"llava-1.5": SYSTEMS["llava-1.5"], "llava-next": SYSTEMS["llava-next"], **OUR_SYSTEM}
@@ -122,6 +124,86 @@ def test_without_shared_features_the_answers_are_the_same(systems: Callable[[str
     shared = texts(HFModel(systems("llava-next"), 7, "cpu"), mixed())
     monkeypatch.setattr("cal_bench.inputs.ROW_TO_A_PICTURE", ())
     assert texts(HFModel(systems("llava-next"), 7, "cpu"), mixed()) == shared
+
+
+# Answers that go on
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_answers_written_in_legs_are_those_written_at_once(
+    name: str, systems: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = HFModel(systems(name), 7, "cpu")
+    texts(model, mixed(1))
+    monkeypatch.setattr("cal_bench.models.LEGS", ())
+    at_once = {reply.id: (reply.text, reply.truncated) for reply in model.answer(mixed())}
+    monkeypatch.setattr("cal_bench.models.LEGS", (2, 5, 100))
+    calls = Calls(model)
+    in_legs = {reply.id: (reply.text, reply.truncated) for reply in model.answer(mixed())}
+    assert in_legs == at_once
+    assert len(set(at_once.values())) > 6, "answers that are all alike would prove nothing"
+    assert [tokens for _, tokens in calls.asked] == [2, 2, 3, 3, 3, 3], "two batches of twelve samples to a leg: of 2, 5 and 8 tokens"
+
+
+def test_only_answers_that_go_on_are_read_again(loaded: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = Calls(loaded)
+    texts(loaded, mixed(8))
+    written = at_once.written[0][:, -8:].tolist()
+    # The token that one answer begins with ends answers: so this one is over at once.
+    end = written[0][0]
+    over = sum(end in row[:4] for row in written)
+    assert 0 < over < 8
+    loaded._model.generation_config.eos_token_id = end
+    expected = texts(loaded, mixed(8))
+    monkeypatch.setattr("cal_bench.models.LEGS", (4,))
+    in_legs = Calls(loaded)
+    replies = list(loaded.answer(mixed(8)))
+    assert {reply.id: reply.text for reply in replies if isinstance(reply, Answer)} == expected
+    assert in_legs.asked == [(8, 4), (8 - over, 4)]
+
+
+def test_an_answer_that_shows_a_picture_is_not_read_again(loaded: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cal_bench.models.LEGS", (2,))
+    generate, image = loaded._model.generate, loaded._model.config.image_token_id
+
+    def showing(**tensors: Any) -> Any:
+        written = generate(**tensors)
+        written[0, -1] = image
+        return written
+
+    monkeypatch.setattr(loaded._model, "generate", showing)
+    replies = list(loaded.answer(mixed(3)))
+    assert len(replies) == 3
+    assert replies[0].truncated
+
+
+@pytest.mark.parametrize("family", [family for family in vlm_zoo.FAMILIES if family.name in CONTINUED], ids=lambda family: family.name)
+def test_a_continued_prompt_gives_the_tokens_that_would_have_followed(family: vlm_zoo.Family) -> None:
+    model, batch = family.model().eval(), family.batch(left=True)
+    del batch["labels"]
+    length = batch["input_ids"].shape[1]
+    # No end, and no placeholders in the answer.
+    model.generation_config = GenerationConfig(pad_token_id=vlm_zoo.PAD, do_sample=False, suppress_tokens=[5, 6, 7, 8])
+    with torch.no_grad():
+        whole = model.generate(**batch, max_new_tokens=8)
+        resumed = model.generate(**continued(batch, whole[:, length : length + 3].tolist()), max_new_tokens=5)
+    assert torch.equal(resumed, whole)
+
+
+class Calls:
+    """Notes of each call of generate how many rows it had, how many tokens it was asked for, and what it gave."""
+
+    def __init__(self, model: HFModel) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.written: list[torch.Tensor] = []
+        generate = model._model.generate
+
+        def noted(**tensors: Any) -> Any:
+            self.asked.append((len(tensors["input_ids"]), tensors["max_new_tokens"]))
+            self.written.append(generate(**tensors))
+            return self.written[-1]
+
+        model._model.generate = noted
 
 
 # What fits into memory
