@@ -1,10 +1,14 @@
 """Reading a checkpoint folder: its processor, its weights, and how it answers."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from cal_bench.errors import UserError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def load_processor(folder: Path) -> Any:
@@ -46,6 +50,8 @@ def load_weights(folder: Path, device: str, dtype: str) -> Any:
 
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it, so that its processes share the cores
         torch.set_num_threads(os.cpu_count() or 1)
+    if device == "cpu":
+        _keep_freed_memory()
     logging.disable_progress_bar()
     model, told = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -53,6 +59,14 @@ def load_weights(folder: Path, device: str, dtype: str) -> Any:
     if missing := sorted(told["missing_keys"]):
         raise UserError(f"The checkpoint {folder} lacks {len(missing)} of its weights, the first is {missing[0]}. Copy or train it again.")
     return model.to(device).eval()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of large tensors for the next ones, instead of fetching it page by page in every operation."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def greedy(own: Any, tokenizer: Any) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,6 +43,25 @@ def test_comparison_costs_and_plot_are_what_the_study_writes(tmp_path: Path) -> 
         assert (tmp_path / "demo" / name).exists(), name
         if not name.endswith(".png"):  # another matplotlib draws other bytes
             assert (tmp_path / "demo" / name).read_text(encoding="utf-8") == (DEMO / name).read_text(encoding="utf-8"), name
+
+
+# What guessing gives in hundredths of the range: the larger share where questions have two or four options, always "yes" for POPE's F1, and
+# half of the points and a quarter of the pairs for MME, which has 200 for each of the five kinds of the miniature. Captions have no range.
+CHANCE = {
+    "ocrbench": 0, "docvqa": 0, "chartqa": 0, "textvqa": 0, "textvqa_ocr": 0, "refcocog_val": 0, "refcocog_test": 0, "scienceqa_img": 50,
+    "mmstar": 25, "mmt": 50, "seed_img": 25, "pope": 67, "mme": 37.5,
+}  # fmt: skip
+RANGE = {"ocrbench": 1000, "mme": 1000}
+
+
+def test_the_demo_leaves_room_for_a_difference_to_show() -> None:
+    tables = json.loads((DEMO / "tables.json").read_text(encoding="utf-8"))["tables"]
+    scores = {name: score for table in tables for name, score in table["rows"][0]["scores"].items()}
+    counts = {column["benchmark"]: column["n"] for table in tables for column in table["columns"]}
+    shares = {name: 100 * score / RANGE.get(name, 100) for name, score in scores.items() if name in CHANCE}
+    half = {name: 196 * math.sqrt(max(0, share * (100 - share)) / 1e4 / counts[name]) for name, share in shares.items()}
+    telling = [name for name, share in shares.items() if 20 <= share <= 90 and share - half[name] > CHANCE[name]]
+    assert len(telling) >= 10, shares
 
 
 def test_the_tables_in_the_readme_are_those_of_the_demo() -> None:

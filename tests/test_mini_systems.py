@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from cal_bench.cli import main
@@ -15,8 +16,10 @@ from cal_bench.miniworld import MINIATURES, WorldSizes, assemble
 from cal_bench.miniworld.base import BASE
 from cal_bench.miniworld.bench import bench_rows
 from cal_bench.miniworld.draw import draw
+from cal_bench.miniworld.projector import first_projector
 from cal_bench.miniworld.reading import read
 from cal_bench.miniworld.scene import LAYOUTS, SIDE, make_scene
+from cal_bench.miniworld.tower import Reader
 from cal_bench.published import row_labels
 from cal_bench.study import run_study
 
@@ -134,3 +137,21 @@ def test_the_shipped_parts_read_large_pictures_before_any_training(system: str, 
     shares = read(tmp_path / system, scale=2, count=30)
     for entity, kind in (("thing", "colour"), ("thing", "row"), ("line", "key"), ("line", "number"), ("bar", "colour")):
         assert shares[entity, kind] > 0.75, (entity, kind)
+
+
+def test_the_shipped_projector_names_words_before_any_training(tmp_path: Path) -> None:
+    assemble(tmp_path / "llava")
+    shares = read(tmp_path / "llava", count=60)
+    for entity, kind in (("thing", "noun"), ("sign", "word"), ("line", "key"), ("line", "word"), ("bar", "word"), ("bar", "number")):
+        assert shares[entity, kind] > 0.85, (entity, kind)
+
+
+def test_a_first_projector_rotates_what_the_tower_sees() -> None:
+    torch.manual_seed(0)
+    reader = Reader()
+    projector = first_projector(reader)
+    # As large as features of this tower are, around which GELU was laid out.
+    features = reader.tower(pixel_values=torch.randn(2, 3, SIDE, SIDE)).last_hidden_state[:, 1:]
+    aim = features @ reader.rotation
+    told = torch.nn.functional.cosine_similarity(projector(features), aim, dim=-1)
+    assert told.abs().min() > 0.99  # an untrained tower may see the opposite

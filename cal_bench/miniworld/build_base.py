@@ -9,10 +9,10 @@ import torch
 
 from .base import BASE, build_tokenizer, new_language_model, save_base
 from .language import train_language_model
-from .projector import train_projector
+from .projector import first_projector
 from .tower import train_tower
 
-LANGUAGE_STEPS, PROJECTOR_STEPS = (1_500, 1_500, 1_500, 8_000), 400
+LANGUAGE_STEPS = (1_500, 1_500, 1_500, 8_000)
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     language = new_language_model(build_tokenizer())
     train_language_model(language, LANGUAGE_STEPS)
     reader = train_tower()
-    save_base(reader.tower, train_projector(reader, PROJECTOR_STEPS), language, arguments.out)
+    save_base(reader.tower, first_projector(reader), language, arguments.out)
     size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
     print(f"wrote {arguments.out}: {size / 2**20:.1f} MiB after {(time.monotonic() - start) / 60:.0f} minutes")
 

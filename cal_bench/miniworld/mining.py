@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText
 
@@ -15,38 +16,39 @@ from cal_bench.systems.mgm_model import MgmForConditionalGeneration
 
 from .base import BASE, SYSTEMS
 from .convnext import HIGH_RES_SEED, SCALE
-from .projector import unexplained
-from .scene import LAYOUTS, SIDE
-from .tower import Pictures, normalise
+from .scene import SIDE, Layout
+from .tower import Pictures, normalise, unnamed, word_vectors
 
-BATCH, STEPS = 16, 400
+BATCH, STEPS = 16, 300
+LAYOUTS: tuple[Layout, ...] = ("things", "things", "sign", "sign", "page", "chart")
 JOINTS = ("multi_modal_projector", "patch_info_mining")
 
 
 def train_mining(convnext: Path, steps: int = STEPS, rate: float = 2e-3) -> dict[str, dict[str, Tensor]]:
-    """Mining and projector of MGM, trained on `steps` x 16 pictures; the projector begins as LLaVA's, and what is mined as little."""
+    """Mining, trained on `steps` x 16 pictures to help in naming words, and projector of MGM, which is LLaVA's."""
     torch.manual_seed(0)
     model = _mgm(convnext)
-    parts = {name: getattr(model.model, name) for name in JOINTS}
-    parameters = [parameter for part in parts.values() for parameter in part.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    loudness = nn.Parameter(torch.tensor(3.0))
+    optimizer = torch.optim.AdamW([*model.model.patch_info_mining.parameters(), loudness], lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
     pictures = Pictures(HIGH_RES_SEED + HIGH_RES_SEED // 2, LAYOUTS, SCALE)
     stream = iter(DataLoader(pictures, batch_size=BATCH, num_workers=1, prefetch_factor=8))
+    vectors = functional.normalize(word_vectors(), dim=-1)
     for step in range(1, steps + 1):
         pixels, words, boxes, _ = next(stream)
-        loss = unexplained(visual_tokens(model, normalise(pixels)), words, boxes)
+        named = loudness.exp() * visual_tokens(model, normalise(pixels)) @ vectors.T
+        loss = unnamed(named.log_softmax(-1), words, boxes)
         loss.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0:
-            print(f"mining step {step}/{steps}: {loss.item():.3f} of the variance unexplained", flush=True)
-    return {name: dict(part.state_dict()) for name, part in parts.items()}
+            print(f"mining step {step}/{steps}: {loss.item():.3f} nats of the words of a patch unnamed", flush=True)
+    return {name: dict(getattr(model.model, name).state_dict()) for name in JOINTS}
 
 
 def _mgm(convnext: Path) -> MgmForConditionalGeneration:
-    """MGM with the shipped tower and projector; only what joins the towers takes a gradient."""
+    """MGM with the shipped tower and projector; only the mining takes a gradient."""
     with tempfile.TemporaryDirectory() as folder:
         parts = Parts(BASE / "language", BASE / "tower", convnext, tokenizer=BASE / "tokenizer", layer=-1)
         made = from_scratch(SYSTEMS["mgm"], parts, Path(folder, "mgm"))
@@ -54,8 +56,7 @@ def _mgm(convnext: Path) -> MgmForConditionalGeneration:
     model.load_state_dict(load_file(BASE / "projector" / "model.safetensors"), strict=False)
     nn.init.normal_(model.model.patch_info_mining.value_proj.weight, std=0.01)
     model.requires_grad_(False)
-    for name in JOINTS:
-        getattr(model.model, name).requires_grad_(True)
+    model.model.patch_info_mining.requires_grad_(True)
     model.train()  # ConvNeXt drops paths while MGM trains
     return model
 

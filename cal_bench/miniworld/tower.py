@@ -125,8 +125,12 @@ class Leg:
     layouts: tuple[Layout, ...] = LAYOUTS
 
 
-# Things and signs are learned last, so the second leg shows more of them.
-LEGS = (Leg(10_000, 1e-3), Leg(6_000, 8e-4, ("things", "things", "things", "sign", "sign", "sign", "page", "page", "chart", "chart")))
+# Things and signs are learned last, so later legs show more of them.
+LEGS = (
+    Leg(10_000, 1e-3),
+    Leg(6_000, 8e-4, ("things", "things", "things", "sign", "sign", "sign", "page", "page", "chart", "chart")),
+    Leg(2_500, 1e-3, ("things", "things", "things", "sign", "sign", "sign", "sign", "page", "chart")),
+)
 BATCH = 32
 
 
@@ -134,18 +138,19 @@ def train_tower(legs: tuple[Leg, ...] = LEGS) -> Reader:
     """Train on pictures of which none is drawn twice."""
     torch.manual_seed(0)
     reader, seed = Reader(), FIRST_SEED
+    matrices = [weight for name, weight in reader.tower.named_parameters() if "layers" in name and weight.ndim == 2]
     for leg in legs:
-        train_leg(reader, leg, Pictures(seed, leg.layouts))
+        train_leg(reader, leg, Pictures(seed, leg.layouts), matrices)
         seed += leg.steps * BATCH
     return reader
 
 
-def train_leg(reader: nn.Module, leg: Leg, examples: IterableDataset[Example], matrices: Sequence[nn.Parameter] = ()) -> None:
+def train_leg(reader: nn.Module, leg: Leg, examples: IterableDataset[Example], matrices: Sequence[nn.Parameter]) -> None:
     """Teach what `reading_losses` measures to a module that gives a Reading; of its weights `matrices` learn by Muon, others by AdamW."""
     rest = [parameter for parameter in reader.parameters() if all(parameter is not matrix for matrix in matrices)]
     optimizers = [
         torch.optim.AdamW(rest, lr=leg.rate, weight_decay=0.02, betas=(0.9, 0.98)),
-        *([Muon(matrices, leg.rate)] if matrices else []),
+        Muon(matrices, leg.rate),
     ]
     cycles = [torch.optim.lr_scheduler.OneCycleLR(optimizer, leg.rate, total_steps=leg.steps, pct_start=0.05) for optimizer in optimizers]
     stream = iter(DataLoader(examples, batch_size=BATCH, num_workers=1, prefetch_factor=8))
@@ -162,15 +167,25 @@ def train_leg(reader: nn.Module, leg: Leg, examples: IterableDataset[Example], m
             print(f"tower step {step}/{leg.steps}: {shown}", flush=True)
 
 
+def unnamed(named: Tensor, words: Tensor, boxes: Tensor) -> Tensor:
+    """Nats from the words of each patch to those that are `named`, as log-probabilities [B, 64, words]."""
+    gap = torch.special.xlogy(words, words).sum(-1) - (words * named).sum(-1)
+    return (_care(boxes) * gap).sum()
+
+
+def _care(boxes: Tensor) -> Tensor:
+    """Weights [B, 64] of the patches: ground is most of a picture and soon learned."""
+    owned = boxes[..., 0] >= 0
+    return torch.where(owned, 1.0, 0.2) / owned.sum()
+
+
 def reading_losses(reading: Reading, vectors: Tensor, words: Tensor, boxes: Tensor, letters: Tensor) -> dict[str, Tensor]:
     """What there is to learn, by name, weighted: words and letters in nats, boxes in parts of the picture."""
     owned = boxes[..., 0] >= 0
-    care = torch.where(owned, 1.0, 0.2) / owned.sum()  # ground is most of a picture and soon learned
-    gap = torch.special.xlogy(words, words).sum(-1) - (words * reading.words).sum(-1)
     return {
-        "words": (care * gap).sum(),
-        # Features that point where the sum of their words does: a projector has then little to undo but the rotation.
-        "direction": 2 * (care * (1 - functional.cosine_similarity(reading.aim, words @ vectors, dim=-1))).sum(),
+        "words": unnamed(reading.words, words, boxes),
+        # Features that point where the sum of their words does: a projector has then nothing to undo but the rotation.
+        "direction": 2 * (_care(boxes) * (1 - functional.cosine_similarity(reading.aim, words @ vectors, dim=-1))).sum(),
         "boxes": 2 * (reading.boxes - boxes).abs()[owned].mean(),
         "letters": 2 * functional.cross_entropy(reading.letters.flatten(0, 2), letters.flatten()),
         # Small features: nothing that is not needed, above all nothing that every patch shares.
