@@ -149,46 +149,25 @@ def study(arguments: Namespace) -> int:
         raise UserError("--seed and --seeds say two things about the same. Give one of them.")
     if arguments.dry_run:
         with _working():
-            lines = _plan_of(arguments)
+            from cal_bench.plan_text import study_lines
+
+            lines = study_lines(arguments)
         print(*lines, sep="\n")
         return DONE
     with _working():
-        from cal_bench.config import load_several, load_study
         from cal_bench.launch import launcher_command
         from cal_bench.seeds import run_seeds
-        from cal_bench.several import run_several
-        from cal_bench.study import run_study
+        from cal_bench.several import load_studies, run_studies
 
-        command = _study_command(arguments)
         launcher = launcher_command(arguments.launcher, arguments.gpus) if arguments.launcher else ()
-        several = load_several(arguments.config)
-        if several and launcher:
-            raise UserError(f"--launcher is for one study: give one of {', '.join(several.studies)}.")
         if arguments.seeds:
             out = arguments.out and Path(arguments.out)
             outcome = run_seeds(arguments.config, arguments.seeds, out, arguments.data_root, launcher)
-        elif several:
-            outcome = run_several(several, _study_folder(arguments, several.name), command, arguments.seed)
         else:
-            config = load_study(arguments.config, arguments.seed, arguments.data_root)
-            outcome = run_study(config, _study_folder(arguments, config.name), command, launcher)
+            asked = load_studies(arguments.config, arguments.seed, arguments.data_root)
+            outcome = run_studies(asked, _study_folder(arguments, asked.name), _study_command(arguments), launcher)
     print(outcome.tables, end="")
     return DONE if outcome.complete else FAILED
-
-
-def _plan_of(arguments: Namespace) -> list[str]:
-    from cal_bench.config import load_several, load_study
-    from cal_bench.plan import make_plan, next_lines, plan_lines
-
-    if several := load_several(arguments.config):
-        raise UserError(f"--dry-run is for one study: give one of {', '.join(several.studies)}.")
-    config = load_study(arguments.config, arguments.seed, arguments.data_root)
-    plan = make_plan(config, _study_folder(arguments, config.name), arguments.gpus)
-    seeds = arguments.seeds and " ".join(map(str, arguments.seeds))
-    given = {"--data-root": arguments.data_root, "--out": arguments.out, "--seed": arguments.seed, "--seeds": seeds}
-    typed = ["cal-bench study", arguments.config, *(f"{flag} {value}" for flag, value in given.items() if value is not None)]
-    lines = plan_lines(plan, next_lines(plan, " ".join(typed)))
-    return [f"Once for each of the seeds {seeds}:", *lines] if seeds else lines
 
 
 def compare(arguments: Namespace) -> int:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from cal_bench.errors import UserError, suggest
@@ -22,6 +23,8 @@ def launcher_command(given: str, gpus: int | None) -> tuple[str, ...]:
     """What stands in front of `-m cal_bench`: for a name our config of accelerate on so many GPUs, else the words as they are typed."""
     known = launchers()
     if given in known:
+        if given.startswith("zero") and find_spec("deepspeed") is None:
+            raise UserError(f"--launcher {given} needs DeepSpeed. Type: pip install deepspeed, or take fsdp2, which shares out as much.")
         where = ["--config_file", str(known[given]), "--num_processes", str(gpus or _gpus_here(given))]
         return (sys.executable, "-m", "accelerate.commands.launch", *where)
     words = shlex.split(given)

@@ -1,4 +1,4 @@
-"""What a study is going to do, before it does anything: stages, steps, sizes, what is missing and what to type."""
+"""What a study is going to do, before it does anything: stages, steps, sizes, and what is missing (plan_text.py says it)."""
 
 import math
 import tempfile
@@ -9,10 +9,11 @@ from typing import Any
 
 from cal_bench.config import StudyConfig, in_world
 from cal_bench.errors import UserError
-from cal_bench.memory import KINDS, Sizes, per_gpu
+from cal_bench.memory import Sizes
 from cal_bench.miniworld import MINIATURES, assemble
 from cal_bench.parts import Counts, prepare_parts
 from cal_bench.preflight import disk_bytes, missing_files, outline, outlined
+from cal_bench.several import Studies
 from cal_bench.stage_arguments import accumulation_steps
 from cal_bench.study import stage_folder
 from cal_bench.train import StageConfig
@@ -29,8 +30,6 @@ KNOWN_COUNTS = {
     "mgm_pretrain.json": 1_250_000,
     "mgm_instruction.json": 1_500_000,
 }
-GB = 1024**3
-A100 = 80
 # Words of a caption, generously; conversations are planned for at the greatest length, because batches are of like length.
 CAPTION_TOKENS = 100
 SYSTEM_TYPES = ("llava", "llava_next", "cal_mgm")
@@ -60,6 +59,18 @@ class Plan:
     trainings: int
     disk: int
     missing: list[str]
+
+
+def make_plans(asked: Studies, out: Path, gpus: int | None = None) -> list[Plan]:
+    """The plans of studies that one launcher would run: on one number of GPUs, the smallest of the configs' own if not given."""
+    gpus = gpus or min(study.gpus for study in asked.studies)
+    plans = []
+    for study, folder in zip(asked.studies, asked.folders(out), strict=True):
+        try:
+            plans.append(make_plan(study, folder, gpus))
+        except UserError as error:
+            raise UserError(f"{study.name}: {error}" if asked.listed else str(error)) from error
+    return plans
 
 
 def make_plan(study: StudyConfig, out: Path, gpus: int | None = None) -> Plan:
@@ -186,55 +197,6 @@ def _tower_bytes(config: Any, stage: StageConfig) -> int:
         side = (stage.image_grid or config.image_grid) * config.patches_per_side * 8
         found += config.high_res_channels * side**2 * (2 + 4)
     return found
-
-
-def plan_lines(plan: Plan, type_next: list[str]) -> list[str]:
-    """The plan for people; `type_next` are the commands that come next."""
-    study = plan.study
-    arms = [f"{name} ({', '.join(f'CAL in {stage}' for stage in cal) or 'without CAL'})" for name, cal in study.arms.items()]
-    lines = [f"Plan of {study.name} on {plan.gpus} GPU{'' if plan.gpus == 1 else 's'}. Nothing is trained and nothing fetched."]
-    lines += [f"base        {plan.base}", f"arms        {'; '.join(arms)}"]
-    lines += [f"benchmarks  {len(study.evaluate.benchmarks)}, data from {study.evaluate.data}"]
-    for name, stage in plan.stages.items():
-        lines += ["", *_stage_lines(name, stage, plan.gpus)]
-    disk = plan.disk / 1e9
-    lines += ["", f"disk        {disk:,.{0 if disk >= 10 else 1}f} GB at most, for {plan.trainings} trainings and the checkpoints of one"]
-    if plan.missing:
-        lines += ["", "missing", *(f"  {line}" for line in plan.missing)]
-    return [*lines, "", "type next", *(f"  {line}" for line in type_next)]
-
-
-def _stage_lines(name: str, plan: StagePlan, gpus: int) -> list[str]:
-    stage = plan.stage
-    about = "" if plan.counted else "about "
-    samples = "an unknown number of samples" if plan.samples is None else f"{about}{plan.samples:,} samples"
-    reckoned = about if stage.max_steps <= 0 else ""
-    steps = "an unknown number of steps" if plan.steps is None else f"{reckoned}{plan.steps:,} steps"
-    source = "" if plan.counted or plan.samples is None else " (the files are not there yet)"
-    batch = f"{stage.batch_size} = {stage.per_device_batch_size} x {gpus} x {plan.accumulation} accumulated"
-    factors = "".join(f", {part} x {factor:g}" for part, factor in stage.learning_rate_factors.items())
-    lines = [f"stage {name:<6}{samples}, {steps}{source}"]
-    lines += [f"  batch     {batch}; learning rate {stage.learning_rate:g}{factors}; up to {stage.max_length} tokens"]
-    for kind, parts in plan.counts.items():
-        listed = ", ".join(f"{part} {number:,}" for part, number in parts.items())
-        lines.append(f"  {kind:<10}{sum(parts.values()):,}: {listed or 'nothing'}")
-    needs = {kind: per_gpu(plan.sizes, kind, gpus) / GB for kind in KINDS}
-    told = ", ".join(f"{kind} {need:,.{0 if need >= 10 else 1}f}" for kind, need in needs.items())
-    fitting = [kind for kind, need in needs.items() if need <= A100]
-    return [*lines, f"  memory    GiB per GPU, estimated: {told}; {', '.join(fitting) or 'none'} would fit {A100}"]
-
-
-def next_lines(plan: Plan, typed: str) -> list[str]:
-    """What to type, in order; `typed` is the command of this study without --dry-run."""
-    study, lines = plan.study, []
-    if study.parts and not Path(study.model).is_dir():
-        lines += base_commands(study)
-    fitting = [kind for kind in KINDS if all(per_gpu(stage.sizes, kind, plan.gpus) / GB <= A100 for stage in plan.stages.values())]
-    launched = f" --launcher {(fitting or ['zero3'])[0]}" if plan.gpus > 1 else ""
-    if plan.gpus > 8:
-        nodes = math.ceil(plan.gpus / 8)
-        return [*lines, f"sbatch --nodes={nodes} examples/slurm/nodes.sbatch {typed.removeprefix('cal-bench ')}"]
-    return [*lines, typed + launched]
 
 
 def base_commands(study: StudyConfig) -> list[str]:

@@ -8,6 +8,8 @@ from cal_bench.errors import UserError, suggest
 from cal_bench.trainer_plugin.messages import count_rows, dataset_files, is_dataset
 from cal_bench.trainer_plugin.records import image_roots
 
+PIECE = 2**20  # bytes
+
 
 def data_fingerprint(files: tuple[str, ...], images: str | tuple[str, ...]) -> str:
     """sha256 over the data files, and over name and size of every image that they name and do not hold."""
@@ -16,7 +18,9 @@ def data_fingerprint(files: tuple[str, ...], images: str | tuple[str, ...]) -> s
     for file, root in zip(map(Path, files), image_roots(files, images), strict=True):
         if is_dataset(file):
             for part in dataset_files(file):
-                digest.update(part.read_bytes())
+                with part.open("rb") as opened:
+                    while piece := opened.read(PIECE):
+                        digest.update(piece)
             continue
         content = _read_data(file)
         digest.update(content)

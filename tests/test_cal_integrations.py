@@ -1,19 +1,18 @@
-"""CAL beside what else people put on a model: fused kernels, mixtures of experts, flash attention, other training frameworks."""
+"""CAL beside what else people put on a model: fused kernels, mixtures of experts, flash attention."""
 
 import copy
-import sys
 from pathlib import Path
-from types import MethodType, ModuleType, SimpleNamespace
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, Seq2SeqTrainingArguments, Trainer, modeling_flash_attention_utils
+from transformers import AutoConfig, AutoModelForImageTextToText, Trainer, modeling_flash_attention_utils
 
 import cal_bench.trainer_plugin as cal
-from cal_bench.trainer_plugin import CALConfig, CALError, CALMixin
+from cal_bench.trainer_plugin import CALConfig, CALError
 from cal_bench.trainer_plugin.loss import measure
 from tests.test_cal_model import batch
 from tests.test_cal_trainer import EQUAL, STRONG, arguments, collate, rows, train, with_cal
@@ -249,48 +248,3 @@ def test_flash_attention_has_the_same_deltas(name: str, kind: str, contrast: str
     # where the image was, would be read as two texts by other kinds of attention.
     assert masks[-1].shape[0] == int((inputs["input_ids"] == IMAGE).any(dim=1).sum())
     assert masks[-1].dim() == 2
-
-
-# --- other frameworks
-
-
-def test_llamafactorys_trainer_trains_with_the_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "LLaMA-Factory is not installed, or not for this transformers: its hook is not tested"
-    workflow = pytest.importorskip("llamafactory.train.sft.workflow", reason=reason, exc_type=ImportError)
-    # The lines of docs/trainer_plugin.md, with a loader that loads nothing.
-    monkeypatch.setattr(workflow, "load_model", lambda *args, **kwargs: tiny_model())
-    load = workflow.load_model
-
-    def load_with_cal(*args: Any, **kwargs: Any) -> Any:
-        model = load(*args, **kwargs)
-        cal.apply(model, STRONG)
-        return model
-
-    monkeypatch.setattr(workflow, "load_model", load_with_cal)
-    assert "load_model" in workflow.run_sft.__code__.co_names
-    flags = {f"use_{name}": False for name in ("badam", "dft_loss", "eaft_loss", "asft_loss", "galore", "apollo", "muon", "adam_mini")}
-    tuning = SimpleNamespace(**flags, disable_shuffling=False, loraplus_lr_ratio=None)
-    model = workflow.load_model()
-    settings = Seq2SeqTrainingArguments(
-        output_dir=str(tmp_path), max_steps=1, gradient_accumulation_steps=2, per_device_train_batch_size=2, use_cpu=True,
-        report_to="none", save_strategy="no", remove_unused_columns=False,
-    )  # fmt: skip
-    settings.fp8 = False
-    shared = {"args": settings, "train_dataset": rows(), "data_collator": collate}
-    workflow.CustomSeq2SeqTrainer(model=model, finetuning_args=tuning, processor=None, tokenizer=None, **shared).train()
-    assert model._cal_handle.forwards == 2
-    assert model._cal_handle.stats.means(model._cal_handle.stats.take())["weight_mean"] > 0
-
-
-def test_ms_swifts_factory_takes_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "ms-swift is not installed, or not for this transformers: its hook is not tested"
-    trainers = pytest.importorskip("swift.trainers", reason=reason, exc_type=ImportError)
-    trainer = type("CALSeq2SeqTrainer", (CALMixin, trainers.Seq2SeqTrainer), {})
-    assert trainers.TrainerFactory.TRAINER_MAPPING["causal_lm"] == "swift.trainers.Seq2SeqTrainer"
-    place = ModuleType("cal_swift")
-    place.CALSeq2SeqTrainer = trainer
-    monkeypatch.setitem(sys.modules, "cal_swift", place)
-    mapping = {"causal_lm": "cal_swift.CALSeq2SeqTrainer"}
-    assert trainers.TrainerFactory.get_cls(SimpleNamespace(task_type="causal_lm"), mapping) is trainer
-    order = [kind.__name__ for kind in trainer.__mro__]
-    assert order.index("CALMixin") < order.index("Seq2SeqTrainer") < order.index("Trainer")

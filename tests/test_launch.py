@@ -10,9 +10,14 @@ import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils import DistributedType
 
+from cal_bench import several as several_module
 from cal_bench.cli import main
+from cal_bench.config import StudyConfig
 from cal_bench.errors import UserError
 from cal_bench.launch import launch, launcher_command, launchers
+from cal_bench.several import load_studies, run_studies
+from cal_bench.study import Outcome
+from tests import made_up
 from tests.test_study import PATIENCE, STAGE, lay_out
 from tests.tiny import save_tiny
 
@@ -40,17 +45,21 @@ def test_every_config_is_known_by_its_name() -> None:
 
 
 def test_a_name_stands_for_its_config_and_a_command_for_itself() -> None:
-    command = launcher_command("zero3", 4)
+    command = launcher_command("fsdp2", 4)
     assert command[1:3] == ("-m", "accelerate.commands.launch")
-    assert command[3:] == ("--config_file", str(launchers()["zero3"]), "--num_processes", "4")
+    assert command[3:] == ("--config_file", str(launchers()["fsdp2"]), "--num_processes", "4")
     assert launcher_command("torchrun --nproc-per-node 2", None) == ("torchrun", "--nproc-per-node", "2")
 
 
-@pytest.mark.parametrize(("given", "told"), [("fsdp", "Did you mean 'fsdp2'"), ("zero3", "there is none here")])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("fsdp", "Did you mean 'fsdp2'"), ("ddp", "there is none here"), ("zero3", "needs DeepSpeed. Type: pip")],
+)
 def test_wrong_launchers_are_refused(given: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("cal_bench.launch.find_spec", lambda name: None)
     with pytest.raises(UserError, match=told):
         launcher_command(given, None)
 
@@ -65,9 +74,32 @@ def test_how_a_launched_command_ended_is_passed_on(tmp_path: Path) -> None:
         launch([sys.executable, str(said)], ["train", "130"])
 
 
-def test_launchers_are_for_one_study(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["study", "mini-table1", "--launcher", "zero3", "--gpus", "2"]) == 2
-    assert "--launcher is for one study" in capsys.readouterr().err
+@pytest.mark.parametrize("seeds", [(), (1, 2)])
+def test_every_study_of_a_list_gets_the_launcher(seeds: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nbase: study.yaml\n")
+    (tmp_path / "both.yaml").write_text("name: both\nstudies: [one.yaml, two.yaml]\n")
+    ran: list[tuple[str, int, tuple[str, ...]]] = []
+
+    def run_study(study: StudyConfig, out: Path, command: str, launcher: tuple[str, ...]) -> Outcome:
+        ran.append((study.name, study.seed, launcher))
+        arm = made_up.arm("baseline", made_up.summaries({"pope": "%"}, 0.5, study.seed), study.seed)
+        made_up.write_study(out, {"baseline": arm})
+        return Outcome("", complete=True)
+
+    monkeypatch.setattr(several_module, "run_study", run_study)
+    given = ["--seeds", *map(str, seeds)] if seeds else []
+    command = ["study", str(tmp_path / "both.yaml"), "--out", str(tmp_path / "out"), "--launcher", "fsdp2", "--gpus", "2", *given]
+    assert main(command) == 0
+    assert ran == [(name, seed, launcher_command("fsdp2", 2)) for seed in seeds or (0,) for name in ("one", "two")]
+
+
+def test_only_the_main_process_draws_and_writes_for_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(several_module, "run_study", lambda study, out, command, launcher: Outcome("", complete=study.name != "mini-mgm"))
+    monkeypatch.setenv("RANK", "1")
+    assert run_studies(load_studies("mini-table1"), tmp_path, "") == Outcome("", complete=False)
+    assert not list(tmp_path.iterdir())
 
 
 def run(command: list[str], folder: Path) -> tuple[str, str]:

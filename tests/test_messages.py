@@ -1,6 +1,8 @@
 """Hugging Face datasets with `images` and `messages` give the features of the same conversations as LLaVA's JSON."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,50 @@ def test_a_dataset_gives_the_features_of_the_same_json(tmp_path: Path, parts: bo
         assert mine.keys() == theirs.keys()
         for name, values in theirs.items():
             torch.testing.assert_close(mine[name], values, rtol=0, atol=0)
+
+
+def test_several_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    file = write_data(tmp_path)
+    made = as_dataset(json.loads(file.read_text()), tmp_path / "images", True)
+    (tmp_path / "rows").mkdir()
+    for number in (2, 0, 1):
+        made.shard(3, number, contiguous=True).to_parquet(tmp_path / "rows" / f"part-{number}.parquet")
+    wanted, found = dataset_of(file, tmp_path / "images"), dataset_of(tmp_path / "rows", tmp_path)
+    assert [record.segments for record in found.records] == [record.segments for record in wanted.records]
+    torch.testing.assert_close(found[10]["pixel_values"], wanted[10]["pixel_values"], rtol=0, atol=0)
+
+
+READ_ALL = """
+import datasets, pyarrow, sys
+from pathlib import Path
+datasets.config.HF_DATASETS_CACHE = Path(sys.argv[2])
+from cal_bench.trainer_plugin.messages import read_rows
+rows = list(read_rows(Path(sys.argv[1])))
+assert len(rows) == 800
+assert sum(len(picture.open().read()) for row in rows for picture in row.images) == 800 * 2**15
+print(pyarrow.default_memory_pool().max_memory(), pyarrow.total_allocated_bytes())
+"""
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+def test_pictures_are_not_held_in_memory_nor_copied_twice(tmp_path: Path, form: str) -> None:
+    """25 MB in pieces of 1.3 MB, read in a process of its own, where what Arrow has ever held can be asked for."""
+    talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    columns = {"messages": [talk] * 800, "images": [[{"bytes": bytes([number % 256]) * 2**15, "path": None}] for number in range(800)]}
+    features = datasets.Dataset.from_dict({"messages": [talk]}).features | {"images": datasets.List(datasets.Image())}
+    made = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    whole = 800 * 2**15
+    if form == "saved":
+        made.save_to_disk(tmp_path / "rows")
+    else:
+        made.to_parquet(tmp_path / "rows.parquet", batch_size=40)
+    place = tmp_path / ("rows" if form == "saved" else "rows.parquet")
+    command = [sys.executable, "-c", READ_ALL, str(place), str(tmp_path / "copy")]
+    most, kept = map(int, subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.split())
+    assert most < whole / 2
+    assert kept < whole / 20
+    copies = sum(path.stat().st_size for path in (tmp_path / "copy").rglob("*.arrow"))
+    assert copies < (1.1 * whole if form == "parquet" else 1)
 
 
 def test_pictures_of_a_dataset_can_be_exchanged_and_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cal_bench.cli import main
 from cal_bench.config import load_study
@@ -74,3 +75,49 @@ def test_a_model_that_is_not_here_is_named(tmp_path: Path, capsys: pytest.Captur
     changes: dict[str, Any] = {"model": "llava-hf/llava-1.5-7b-hf"}
     assert main(["study", str(lay_out(tmp_path, **changes)), "--dry-run"]) == 2
     assert "no model folder 'llava-hf/llava-1.5-7b-hf'" in capsys.readouterr().err
+
+
+def lists(folder: Path, *names: str) -> str:
+    """A config that lists these studies, each of which must be a file in the folder."""
+    (folder / "all.yaml").write_text(yaml.safe_dump({"name": "all", "studies": [f"{name}.yaml" for name in names]}))
+    return str(folder / "all.yaml")
+
+
+def differs(folder: Path, name: str, **changes: Any) -> str:
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, "base": "study.yaml", **changes}))
+    return name
+
+
+def test_the_plan_of_a_list_says_once_what_all_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lay_out(tmp_path)
+    stage = {"it": {"swap": 0.5, "max_steps": 5}}
+    listed = lists(tmp_path, differs(tmp_path, "one"), differs(tmp_path, "two", stages=stage))
+    (tmp_path / "train.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    shared, one, two = printed(capsys, listed, "--out", str(tmp_path / "out"), "--seeds", "1", "2").split("\nStudy ")
+    two, rest = two.split("\ndisk ")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert shared.startswith("Once for each of the seeds 1 2:\nPlan of all on 1 GPU, 2 studies one after the other.")
+    assert [line.split()[0] for line in shared.splitlines()[2:] if line and line[0] != " "] == ["base", "arms", "benchmarks", "stage"]
+    assert one.startswith("one\nswapped     images of 20% in pt, 20% in it\n\nstage it    an unknown number of samples, 6 steps")
+    assert two.startswith("two\nswapped     images of 20% in pt, 50% in it\n\nstage it    an unknown number of samples, 5 steps")
+    assert "for 8 trainings" in rest
+    assert rest.count(f"stages.pt.data: {tmp_path / 'train.json'}") == 1
+    assert rest.endswith(f"type next\n  cal-bench study {listed} --out {tmp_path / 'out'} --seeds 1 2\n")
+
+
+def test_a_drawn_world_that_all_share_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "mini-table1")
+    assert text.count("\nworld       drawn, 1,600 and 3,584 records to train on") == 1
+    assert text.index("\nworld ") < text.index("\nStudy mini-llava15\nbase        miniworld, which") < text.index("\nStudy mini-mgm\n")
+
+
+def test_a_list_is_planned_for_the_smallest_number_of_gpus_of_its_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lay_out(tmp_path)
+    smaller = {name: {"per_device_batch_size": 1} for name in STUDY["stages"]}
+    listed = lists(tmp_path, differs(tmp_path, "one", stages=smaller, gpus=4), differs(tmp_path, "two", stages=smaller, gpus=2))
+    text = printed(capsys, listed)
+    assert "4 = 1 x 2 x 2 accumulated" in text
+    assert text.endswith(f"cal-bench study {listed} --launcher ddp --gpus 2\n")
+    assert main(["study", listed, "--dry-run", "--gpus", "3"]) == 2
+    assert "one: batch_size 4 is not a multiple of" in capsys.readouterr().err

@@ -7,7 +7,8 @@ import pytest
 
 from cal_bench.config import StudyConfig, load_study
 from cal_bench.errors import UserError
-from cal_bench.plan import CAPTION_TOKENS, base_commands, image_tokens, make_plan, next_lines, plan_lines
+from cal_bench.plan import CAPTION_TOKENS, base_commands, image_tokens, make_plan
+from cal_bench.plan_text import next_lines, plan_lines
 from cal_bench.preflight import outlined
 from cal_bench.stage_arguments import accumulation_steps
 from cal_bench.systems.anatomy import SYSTEMS, processor
@@ -88,7 +89,7 @@ def test_a_recipe_has_the_size_of_its_row_and_a_plan(recipe: StudyConfig, tmp_pa
     assert plan.stages["pt"].sizes.trained == joints
     frozen = sum(plan.stages["it"].counts["frozen"].values())
     assert frozen == (0 if system == "llava-next" else CLIP_L + (CONVNEXT_L if system.startswith("mgm") else 0))
-    text = "\n".join(plan_lines(plan, next_lines(plan, f"cal-bench study {recipe.name}")))
+    text = "\n".join(plan_lines(recipe.name, [plan], next_lines([plan], f"cal-bench study {recipe.name}")))
     assert f"Plan of {recipe.name} on {gpus} GPUs" in text
     assert f"cal-bench convert --from-scratch {system} --language {tmp_path}" in text
     assert ("--convnext" in text) == system.startswith("mgm")

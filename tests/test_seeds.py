@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 
-from cal_bench import seeds as seeds_module
 from cal_bench import several as several_module
 from cal_bench.cli import main
 from cal_bench.config import StudyConfig, load_study
@@ -42,7 +41,6 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, Path, str]]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "drawn").write_text((folder / "drawn").read_text() + "again" if (folder / "drawn").exists() else str(sizes))
 
-    monkeypatch.setattr(seeds_module, "run_study", run)
     monkeypatch.setattr(several_module, "run_study", run)
     monkeypatch.setattr(several_module, "draw_world", draw)
     return seen

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .data import CHAT_TEMPLATES, TEMPLATES, Collator, ConversationDataset, DataOptions
     from .patch import Handle, apply
     from .sft import CALSFTTrainer as CALSFTTrainer
+    from .streaming import streamed
     from .trainer import CALMixin, CALTrainer
 
 # Without CALSFTTrainer, because `import *` must work where TRL is not installed.
@@ -31,6 +32,7 @@ __all__ = [
     "DataOptions",
     "Handle",
     "apply",
+    "streamed",
 ]
 
 # Reading a study's config needs CALConfig and must not wait for torch; everything else is imported when it is asked for.
@@ -45,6 +47,7 @@ _HOME = {
     "CALMixin": "trainer",
     "CALSFTTrainer": "sft",
     "CALTrainer": "trainer",
+    "streamed": "streaming",
 }
 
 

@@ -127,20 +127,24 @@ def both_passes(model: nn.Module, inputs: dict[str, Any], config: CALConfig, con
     Raises CALError for a batch or a contrast that the model can't be given.
     """
     if inputs.get("input_ids") is None:
-        raise CALError("CAL needs input_ids, to see which tokens are the image")
+        raise CALError(
+            "CAL needs input_ids, to see which tokens are the image; pass them with pixel_values, not inputs_embeds"
+            " (ms-swift takes them away for some models: see keep_ids in docs/trainer_plugin.md)"
+        )
     decoder = model.get_decoder()
     if config.contrast == "mask" and (kinds := only_drop(decoder)):
         raise CALError(
             f"contrast='mask' is not defined for {model.config.model_type!r}: hidden tokens still move its layers of kind"
             f" {', '.join(kinds)}; use contrast='drop'"
         )
-    image = placeholders(model.config, inputs["input_ids"])
-    mask = _padding(inputs.get("attention_mask"), image)
+    mask = _padding(inputs.get("attention_mask"), inputs["input_ids"])
+    # Some collators hide a picture in the padding of a batch of text alone, so that every process runs the vision tower.
+    image = placeholders(model.config, inputs["input_ids"]) & mask
     arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
     # What is recorded is the call before it is packed.
     with recorded(decoder) as call, packed(decoder, mask) if config.pack else nullcontext():
         hidden = model.base_model(**arguments, use_cache=False)[0]
-    _check_call(call, image)
+    _check_call(call, mask)
     rows = _rows_to_read(image) if contrasted else None
     if rows is None:
         return Passes(hidden, image, image.any(dim=1), None)
@@ -166,24 +170,38 @@ def _in_place(hidden: Tensor, image: Tensor, rows: Tensor) -> BlindPass:
     return BlindPass(hidden.flatten(0, 1), index, places[rows])
 
 
-def _padding(mask: Tensor | None, image: Tensor) -> Tensor:
+def _padding(mask: Tensor | None, ids: Tensor) -> Tensor:
     """[B, S] bool: what is no padding."""
     if mask is None:
-        return torch.ones_like(image)
-    if mask.shape != image.shape:
-        raise CALError(f"attention_mask has shape {tuple(mask.shape)}, but CAL needs [batch, length] = {tuple(image.shape)}")
+        return torch.ones_like(ids, dtype=torch.bool)
+    if mask.shape != ids.shape:
+        raise CALError(
+            f"attention_mask has shape {tuple(mask.shape)}, but CAL needs [batch, length] = {tuple(ids.shape)};"
+            " a trainer that packs makes such masks: turn its packing off"
+        )
     return mask.bool()
 
 
-def _check_call(call: DecoderCall, image: Tensor) -> None:
+def _check_call(call: DecoderCall, padding: Tensor) -> None:
     if not call.tokens:
         raise CALError("the language model was not called; is this forward a vision-language model's own?")
     shape = next(iter(call.tokens.values())).shape[:2]
-    if shape != image.shape:
+    if shape != padding.shape:
         raise CALError(
-            f"the language model read {tuple(shape)} tokens for input_ids of {tuple(image.shape)}; CAL needs one per placeholder,"
+            f"the language model read {tuple(shape)} tokens for input_ids of {tuple(padding.shape)}; CAL needs one per placeholder,"
             " so let the processor write as many as there are image features"
         )
+    if call.positions is not None and _starts_again(_positions(call.positions, padding), padding):
+        raise CALError(
+            "the positions of a row start again, as where several texts are packed into one; CAL's image-free pass would read them"
+            " as one text: turn the trainer's packing (packing, padding_free) off, and set pack=True in CALConfig instead"
+        )
+
+
+def _starts_again(positions: Tensor, padding: Tensor) -> bool:
+    """Whether positions [B, S] or [axes, B, S] go back within a row, padding aside."""
+    first = positions.reshape(-1, *padding.shape)[0]
+    return bool(((first[:, 1:] < first[:, :-1]) & padding[:, 1:] & padding[:, :-1]).any())
 
 
 def _rows_to_read(image: Tensor) -> Tensor | None:

@@ -69,10 +69,10 @@ class ConversationDataset(Dataset[Features]):
     ) -> None:
         roots = image_roots(files, images)
         self.images, self.options, self.processor = roots[0], options, processor
+        self.encoder = Encoder(options, processor)
         records = read_all([Path(file) for file in files], roots, options.template)
         records, self.missing = with_images(records, self.images, options.skip_unreadable)
         self.records, self.swapped = swap_images(records, options.swap, options.seed)
-        self.text = TextEncoder(processor.tokenizer, options.template)
         # One byte per record in shared memory, because records are encoded in the loader's worker processes.
         self._cut, self._unread = (torch.zeros(len(records), dtype=torch.uint8).share_memory_() for _ in range(2))
 
@@ -111,14 +111,36 @@ class ConversationDataset(Dataset[Features]):
 
     def _features(self, index: int) -> Features:
         record = self.records[index]
-        pictures = self._pictures(record)
-        ids, labels = self.text.encode(record.segments, [count for count, _ in pictures], self.processor.image_token_id)
+        pictures = [load_stored(name) if isinstance(name, Stored) else load_image(self.images / name) for name in record.images]
+        encoded = self.encoder.encode(record.segments, pictures)
+        self._cut[index] = encoded.cut
+        return encoded.features
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation's features; `cut` if it was longer than max_length."""
+
+    features: Features
+    cut: bool
+
+
+class Encoder:
+    """Conversations with their pictures to features, by the model's own processor."""
+
+    def __init__(self, options: DataOptions, processor: Any) -> None:
+        self.options, self.processor = options, processor
+        self.text = TextEncoder(processor.tokenizer, options.template)
+
+    def encode(self, segments: Sequence[Segment], images: Sequence[Image.Image]) -> Encoded:
+        """Ids, labels and the processor's tensors of a rendered conversation, which has a place for each image."""
+        pictures = [self._picture(image) for image in images]
+        ids, labels = self.text.encode(segments, [count for count, _ in pictures], self.processor.image_token_id)
         length = self._length(ids)
-        self._cut[index] = length < len(ids)
         features: Features = {"input_ids": torch.tensor(ids[:length]), "labels": torch.tensor(labels[:length])}
         if pictures:
             features |= {name: torch.cat([values[name] for _, values in pictures]) for name in pictures[0][1]}
-        return features
+        return Encoded(features, length < len(ids))
 
     def _length(self, ids: list[int]) -> int:
         """max_length, or what it takes to keep every image whole: a cut image would not fit its features."""
@@ -128,28 +150,24 @@ class ConversationDataset(Dataset[Features]):
         last = max((position for position, token in enumerate(ids) if token == image), default=-1)
         return max(self.options.max_length, last + 1)
 
-    def _pictures(self, record: Record) -> list[tuple[int, dict[str, Tensor]]]:
-        """For each image its number of tokens, by the processor's own rule, and its tensors."""
-        pictures = []
-        for name in record.images:
-            picture = load_stored(name) if isinstance(name, Stored) else load_image(self.images / name)
-            values = dict(self.processor.image_processor(images=[picture], return_tensors="pt"))
-            tokens = self.processor.replace_image_token(values, 0).count(self.processor.image_token)
-            pictures.append((tokens, values))
-        return pictures
+    def _picture(self, image: Image.Image) -> tuple[int, dict[str, Tensor]]:
+        """An image's number of tokens, by the processor's own rule, and its tensors."""
+        values = dict(self.processor.image_processor(images=[image], return_tensors="pt"))
+        return self.processor.replace_image_token(values, 0).count(self.processor.image_token), values
 
 
 def load_image(path: Path) -> Image.Image:
     """The picture in RGB; transparency is dropped, as LLaVA does."""
-    return _rgb(path, path)
+    return read_rgb(path, path)
 
 
 def load_stored(picture: Stored) -> Image.Image:
     """The same for a picture in a dataset."""
-    return _rgb(picture.open(), picture)
+    return read_rgb(picture.open(), picture)
 
 
-def _rgb(file: Any, name: Any) -> Image.Image:
+def read_rgb(file: Any, name: Any) -> Image.Image:
+    """The picture of an open file or a path in RGB; `name` is what is told where it can't be decoded."""
     try:
         with Image.open(file) as image:
             return image.convert("RGB")

@@ -62,7 +62,11 @@ def _causal(layout: Layout, decoder: Any) -> Tensor:
     allowed = layout.allowed()
     embeds = _embeds(decoder, layout.rows)
     mask: Tensor = create_causal_mask(
-        decoder.config, embeds, None, None, and_mask_function=lambda batch, head, query, key: allowed[batch, query, key]
+        decoder.config,
+        embeds,
+        None,
+        past_key_values=None,  # by name: transformers before 5.8 has another argument in its place
+        and_mask_function=lambda batch, head, query, key: allowed[batch, query, key],
     )
     return mask
 

@@ -4,7 +4,7 @@ messages: [{"role": "user" | "assistant", "content": text, or a list of {"type":
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from .config import CALError
 from .templates import IMAGE, Turn
 
 SPEAKERS = {"user": "human", "assistant": "gpt"}
+ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Stored:
 
     def open(self) -> Any:
         """The file of the picture, for PIL."""
-        cell = self.rows[self.row]["images"][self.number]
-        return io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]
+        return file_of(self.rows[self.row]["images"][0][self.number].as_py())
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,11 @@ def read_rows(file: Path) -> Iterator[Row]:
     """The rows of a parquet file, a folder of them, or a folder that `save_to_disk` wrote; CALError where a row does not fit."""
     rows = _opened(file)
     counts = _image_counts(rows)
-    pictures = rows.select_columns("images") if counts else None
+    # As Arrow, so that of a row that is asked for only the bytes of its files are read, and nothing is decoded.
+    pictures = rows.select_columns("images").with_format("arrow") if counts else None
     for number, messages in enumerate(rows["messages"]):
         images = tuple(Stored(str(file), number, place, pictures) for place in range(counts[number] if counts else 0))
-        try:
-            yield Row(number, turns_of(messages, len(images)), images)
-        except (CALError, KeyError, TypeError, AttributeError) as error:
-            told = error if isinstance(error, CALError) else "expected messages: [{role, content}]"
-            raise CALError(f"{file}, row {number}: {told}") from error
+        yield Row(number, turns_of(messages, len(images), f"{file}, row {number}"), images)
 
 
 def count_rows(file: Path) -> int:
@@ -73,8 +70,21 @@ def count_rows(file: Path) -> int:
     return len(_opened(file))
 
 
-def turns_of(messages: Sequence[Any], images: int) -> list[Turn]:
-    """Messages as LLaVA's turns; a picture that no message places belongs to the first question."""
+def file_of(cell: Mapping[str, Any]) -> Any:
+    """The file of a picture as datasets hold it, for PIL."""
+    return io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]
+
+
+def turns_of(messages: Any, images: int, where: str) -> list[Turn]:
+    """Messages as LLaVA's turns; a picture that no message places belongs to the first question. `where` is named if they don't fit."""
+    try:
+        return _turns(messages, images)
+    except (CALError, KeyError, TypeError, AttributeError) as error:
+        told = error if isinstance(error, CALError) else "expected messages: [{role, content}]"
+        raise CALError(f"{where}: {told}") from error
+
+
+def _turns(messages: Sequence[Any], images: int) -> list[Turn]:
     turns: list[Turn] = []
     for message in messages:
         if message["role"] not in SPEAKERS:
@@ -96,23 +106,36 @@ def _opened(file: Path) -> Any:
         import datasets
     except ImportError as error:
         raise CALError(f"{file} is a Hugging Face dataset, and reading it needs: pip install datasets") from error
-    files = dataset_files(file)
-    if not files:
-        raise CALError(f"the folder {file} holds no dataset: expected *.parquet, or what save_to_disk writes")
     saved = file.is_dir() and (file / "state.json").is_file()
-    rows = (
-        datasets.load_from_disk(str(file))
-        if saved
-        else datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
-    )
+    rows = datasets.load_from_disk(str(file)) if saved else _mapped(file)
     if "messages" not in rows.column_names:
         raise CALError(f"{file} has the columns {', '.join(rows.column_names)}; expected messages, and images where there are any")
-    if "images" not in rows.column_names:
+    if "images" not in rows.column_names or rows.features.arrow_schema.field("images").type == _stored_type():
         return rows
     try:
         return rows.cast_column("images", datasets.List(datasets.Image(decode=False)))
     except (TypeError, ValueError) as error:
         raise CALError(f"{file}: the column images must hold lists of pictures (datasets.Image)") from error
+
+
+def _mapped(file: Path) -> Any:
+    """The rows of parquet files from the Arrow copy that `datasets` makes of them in its cache, once, and maps into memory."""
+    import datasets
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    files = [str(path) for path in dataset_files(file)]
+    if not files:
+        raise CALError(f"the folder {file} holds no dataset: expected *.parquet, or what save_to_disk writes")
+    # A few rows at a time, and none read ahead: by default the copy is made in memory that grows with the files.
+    scan = ParquetFragmentScanOptions(pre_buffer=False)
+    return datasets.load_dataset("parquet", data_files=files, split="train", batch_size=ROWS_AT_ONCE, fragment_scan_options=scan)
+
+
+def _stored_type() -> Any:
+    """How Arrow holds lists of pictures. Rows that are stored so are not cast, which would write another copy of them all."""
+    import datasets
+
+    return datasets.Features({"images": datasets.List(datasets.Image())}).arrow_schema.field("images").type
 
 
 def _image_counts(rows: Any) -> list[int]:

@@ -49,7 +49,7 @@ def read_all(files: Sequence[Path], roots: Sequence[Path], template: str) -> lis
 def read_records(file: Path, template: str) -> list[Record]:
     """The file's records, each checked against its template; the first that does not fit is named."""
     if is_dataset(file):
-        return [_rendered(str(row.number), row.images, row.turns, f"{file}, row {row.number}", template) for row in read_rows(file)]
+        return [rendered(str(row.number), row.images, row.turns, f"{file}, row {row.number}", template) for row in read_rows(file)]
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -68,10 +68,11 @@ def _record(row: Any, number: int, file: Path, template: str) -> Record:
         turns: list[Turn] = [{"from": turn["from"], "value": turn["value"]} for turn in row["conversations"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise CALError(f"{file}, record {name}: expected conversations: [{{from, value}}], and image where there is one") from error
-    return _rendered(name, images, turns, f"{file}, record {name}", template)
+    return rendered(name, images, turns, f"{file}, record {name}", template)
 
 
-def _rendered(name: str, images: tuple[Picture, ...], turns: list[Turn], where: str, template: str) -> Record:
+def rendered(name: str, images: tuple[Picture, ...], turns: list[Turn], where: str, template: str) -> Record:
+    """The conversation in its template, with a place for each image; `where` is named if it does not fit."""
     try:
         segments = render(turns, template)
     except CALError as error:

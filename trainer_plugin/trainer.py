@@ -42,6 +42,7 @@ class CALMixin(Stock):
         # The stock rule fits the modes that count tokens; the others give a mean, to be divided by the accumulation steps.
         self._counts_tokens = self.cal.config.normalize in ("tokens", "global")
         if not self._counts_tokens:
+            _check_division(self)
             self.loss_is_scaled_for_ga = False
         self._paced: tuple[int, float] | None = None
 
@@ -143,6 +144,15 @@ def _check_arguments(trainer: Any) -> None:
         )
     if problems:
         raise CALError(f"{type(trainer).__name__} can't run with these arguments: " + "; ".join(problems))
+
+
+def _check_division(trainer: Any) -> None:
+    """Older trainers divide by the accumulation steps only what is no sum over the tokens of the accumulated batch."""
+    if trainer.model_accepts_loss_kwargs and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+        raise CALError(
+            f"normalize={trainer.cal.config.normalize!r} under {type(trainer).__name__} needs transformers 5.19 or newer, which divides"
+            " its loss by the accumulation steps; use normalize='tokens'"
+        )
 
 
 def _warn_of_adapter_dropout(model: nn.Module) -> None:
