@@ -195,10 +195,9 @@ class HFModel:
     def _read(self, written: torch.Tensor, until: tuple[str, ...], seconds: float) -> list[_Said]:
         """The answers in `written` [B, T]."""
         texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-        # A row that ended before the others of its batch is filled up with the padding token.
-        ends = {self.processor.tokenizer.pad_token_id, *_listed(self._model.generation_config.eos_token_id)}
+        ends = _listed(self._model.generation_config.eos_token_id)
         rows = written.tolist()
-        done = [row[-1] in ends or any(stop in text for stop in until) for row, text in zip(rows, texts, strict=True)]
+        done = [any(end in row for end in ends) or any(stop in text for stop in until) for row, text in zip(rows, texts, strict=True)]
         return [_Said(row, cut(text, until), over, seconds) for row, text, over in zip(rows, texts, done, strict=True)]
 
 

@@ -38,6 +38,7 @@ def command(arguments):
     return 0
 
 commands.tasks = command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its jobs in the background ignore it
 sys.exit(main(["tasks"]))
 """
 

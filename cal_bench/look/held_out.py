@@ -53,7 +53,7 @@ def hold_out(processor: Any, wanted: Wanted) -> HeldOut:
     rows = [_row(seed, Path(folder.name), wanted) for seed in range(FIRST_SEED, FIRST_SEED + wanted.count)]
     others = [{**row, "image": rows[(place + 1) % len(rows)]["image"]} for place, row in enumerate(rows)]
     right, swapped = (_dataset(Path(folder.name), name, own, processor, wanted) for name, own in (("right", rows), ("swapped", others)))
-    kinds = tuple(kinds_of(right.text, one.segments, row["spans"]) for one, row in zip(right.records, rows, strict=True))
+    kinds = tuple(kinds_of(right.encoder.text, one.segments, row["spans"]) for one, row in zip(right.records, rows, strict=True))
     return HeldOut(right, swapped, kinds, folder)
 
 
