@@ -67,7 +67,7 @@ def test_a_number_of_gpus_that_does_not_divide_is_refused(
 
 def test_the_miniature_has_a_plan_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "demo", "--out", str(tmp_path / "out"))
-    assert "stage pt    about 1,600 samples" in text
+    assert "stage pt    about 800 samples" in text
     assert "comes with the package" in text
 
 
