@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 from cal_bench.errors import UserError, suggest
+from cal_bench.tasks.digests import hash_files
 
 INDEX = "model.safetensors.index.json"
 # Files of a checkpoint on the hub that are read.
@@ -17,7 +18,7 @@ def weights_fingerprint(folder: str | Path) -> str:
     """sha256 over the names and contents of the folder's safetensors files; a folder that is not whole is refused."""
     digest = hashlib.sha256()
     for file in weight_files(Path(folder)):
-        digest.update(f"{file.name} {_sha256(file)}\n".encode())
+        digest.update(f"{file.name} {hash_files([file])}\n".encode())
     return digest.hexdigest()
 
 
@@ -27,15 +28,7 @@ def processor_fingerprint(folder: str | Path) -> str:
     for file in sorted(Path(folder).iterdir()):
         shown = file.name.startswith(("chat_template", "preprocessor", "processor", "tokenizer", "special_tokens", "vocab", "merges"))
         if shown and file.is_file():
-            digest.update(f"{file.name} {_sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
+            digest.update(f"{file.name} {hash_files([file])}\n".encode())
     return digest.hexdigest()
 
 

@@ -102,20 +102,19 @@ class Reader:
 
 
 def continued(tensors: Mapping[str, Any], written: Sequence[Sequence[int]]) -> Mapping[str, Any]:
-    """The prompts among `tensors` with the tokens behind them that were `written`, as many to each row; nothing else changes."""
-    if not written:
-        return tensors
+    """The prompts among `tensors` with the tokens behind them that were `written` [B, T]; nothing else changes."""
     import torch
 
     more = torch.tensor(written)
+    # What else has a number for each token says its kind, which is 0 for text in all of these families.
     behind = {"input_ids": more, "attention_mask": torch.ones_like(more)}
-    # Kinds of tokens: those of text are 0 in every family.
-    return {
-        name: torch.cat([tensor, behind.get(name, torch.zeros_like(more)).to(tensor.dtype)], 1)
-        if tensor.shape == tensors["input_ids"].shape
-        else tensor
+    shape = tensors["input_ids"].shape
+    longer = {
+        name: torch.cat([tensor, behind.get(name, torch.zeros_like(more)).to(tensor.dtype)], dim=1)
         for name, tensor in tensors.items()
+        if tensor.shape == shape
     }
+    return {**tensors, **longer}
 
 
 def _conversation(images: "list[Image]", prompt: str) -> list[dict[str, Any]]:

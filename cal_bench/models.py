@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,6 +53,9 @@ class _Said:
     text: str
     done: bool
     seconds: float = 0.0
+
+
+NOTHING = _Said([], "", done=False)
 
 
 @dataclass(frozen=True)
@@ -180,25 +183,27 @@ class HFModel:
 
         start = time.monotonic()
         until = inputs.samples[0].generation.until
-        before = [leg.before[sample.id] for sample in inputs.samples if sample.id in leg.before]
-        begun = len(before[0].tokens) if before else 0
+        before = [leg.before.get(sample.id, NOTHING) for sample in inputs.samples]
+        begun = len(before[0].tokens)  # as many in every row
+        prompts = continued(inputs.tensors, [said.tokens for said in before]) if begun else inputs.tensors
         with torch.inference_mode():
-            tensors = on_device_of(self._model, continued(inputs.tensors, [said.tokens for said in before]))
+            tensors = on_device_of(self._model, prompts)
             if inputs.pictures is not None:
                 tensors["mm_encoder_outputs"] = self._features.of(inputs.pictures)
             prompt_length = tensors["input_ids"].shape[1] - begun
             stops = [_StopStrings(self.processor.tokenizer, until, prompt_length)] if until else []
             tokens = self._model.generate(**tensors, max_new_tokens=leg.length - begun, stopping_criteria=stops)
-        seconds = (before[0].seconds if before else 0.0) + (time.monotonic() - start) / len(inputs.samples)
-        return self._read(tokens[:, prompt_length:], until, seconds)
+        spent = (time.monotonic() - start) / len(inputs.samples)
+        said = self._read(tokens[:, prompt_length:], until)
+        return [replace(now, seconds=then.seconds + spent) for now, then in zip(said, before, strict=True)]
 
-    def _read(self, written: torch.Tensor, until: tuple[str, ...], seconds: float) -> list[_Said]:
+    def _read(self, written: torch.Tensor, until: tuple[str, ...]) -> list[_Said]:
         """The answers in `written` [B, T]."""
         texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
         ends = _listed(self._model.generation_config.eos_token_id)
         rows = written.tolist()
         done = [any(end in row for end in ends) or any(stop in text for stop in until) for row, text in zip(rows, texts, strict=True)]
-        return [_Said(row, cut(text, until), over, seconds) for row, text, over in zip(rows, texts, done, strict=True)]
+        return [_Said(row, cut(text, until), over) for row, text, over in zip(rows, texts, done, strict=True)]
 
 
 class _StopStrings:

@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 
 from cal_bench.errors import UserError, suggest
+from cal_bench.tasks.digests import add_file
 from cal_bench.trainer_plugin.messages import count_rows, dataset_files, is_dataset
 from cal_bench.trainer_plugin.records import image_roots
-
-PIECE = 2**20  # bytes
 
 
 def data_fingerprint(files: tuple[str, ...], images: str | tuple[str, ...]) -> str:
@@ -18,9 +17,7 @@ def data_fingerprint(files: tuple[str, ...], images: str | tuple[str, ...]) -> s
     for file, root in zip(map(Path, files), image_roots(files, images), strict=True):
         if is_dataset(file):
             for part in dataset_files(file):
-                with part.open("rb") as opened:
-                    while piece := opened.read(PIECE):
-                        digest.update(piece)
+                add_file(digest, part)
             continue
         content = _read_data(file)
         digest.update(content)

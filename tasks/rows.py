@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import Benchmark, BenchmarkError
+from .digests import hash_files
 from .hub import split_of
 from .lmms import Definition, quiet, refuse_truncated_pictures
 
@@ -159,16 +160,6 @@ def _check_file(benchmark: Benchmark, file: Path) -> int:
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise BenchmarkError(f"{benchmark.name}: 'image' in {file} is {kind}. Expected pictures as datasets stores them: {{bytes, path}}.")
     return count
-
-
-def hash_files(files: Sequence[Path]) -> str:
-    """The fingerprint of data: sha256 over the contents of its files, in their order."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _load_local(files: Sequence[Path], fingerprint: str) -> Any:

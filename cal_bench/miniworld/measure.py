@@ -23,7 +23,7 @@ from .conversations import image_turns, record
 from .draw import draw
 from .scene import make_scene
 
-FIRST_TEST_SEED = 850_000_000  # past the last block that a world may draw from
+FIRST_TEST_SEED = 860_000_000  # past the last block that a world may draw from, and past what the base was chosen by
 
 
 @dataclass(frozen=True)

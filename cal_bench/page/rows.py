@@ -7,7 +7,7 @@ from typing import Any
 
 from cal_bench.tasks import Benchmark, BenchmarkError
 from cal_bench.tasks.boxes import Box
-from cal_bench.tasks.rows import hash_files
+from cal_bench.tasks.digests import hash_files
 
 from .pictures import picture_size
 
