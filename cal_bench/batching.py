@@ -16,17 +16,17 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def groups(samples: Iterable[Sample]) -> list[list[Sample]]:
+def groups(samples: Iterable[Sample], length: Callable[[Sample], float]) -> list[list[Sample]]:
     """Samples that share their generation settings; within a group those that share a picture are neighbours.
 
-    Longest prompts first: little padding, and memory runs out early or never.
+    Those of the greatest `length` first: little padding, and memory runs out early or never.
     """
 
     def settings(sample: Sample) -> tuple[int, tuple[str, ...]]:
         return sample.generation.max_new_tokens, sample.generation.until
 
     ordered = sorted(samples, key=lambda sample: (settings(sample), sample.id))
-    return [_neighbours(list(same)) for _, same in groupby(ordered, key=settings)]
+    return [_neighbours(list(same), length) for _, same in groupby(ordered, key=settings)]
 
 
 def by_picture(samples: Iterable[Sample]) -> list[list[Sample]]:
@@ -37,12 +37,9 @@ def by_picture(samples: Iterable[Sample]) -> list[list[Sample]]:
     return list(together.values())
 
 
-def _neighbours(samples: list[Sample]) -> list[Sample]:
-    def length(sample: Sample) -> int:
-        return -len(sample.prompt)
-
-    pictures = [sorted(shared, key=length) for shared in by_picture(samples)]
-    return [sample for shared in sorted(pictures, key=lambda shared: length(shared[0])) for sample in shared]
+def _neighbours(samples: list[Sample], length: Callable[[Sample], float]) -> list[Sample]:
+    pictures = [sorted(shared, key=length, reverse=True) for shared in by_picture(samples)]
+    return [sample for shared in sorted(pictures, key=lambda shared: length(shared[0]), reverse=True) for sample in shared]
 
 
 class Batches:

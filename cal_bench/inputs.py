@@ -1,5 +1,6 @@
 """Samples as a model reads them: pictures decoded, each distinct one processed once, prompts in its chat template and left padded."""
 
+import functools
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from cal_bench.tasks.base import BenchmarkError, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+LETTERS_TO_A_TOKEN = 4
 
 # Families whose processor makes one row of every tensor from a picture, and whose towers make one tensor of features from a row.
 ROW_TO_A_PICTURE = ("llava", "llava_next", "cal_mgm")
@@ -55,7 +58,21 @@ class Reader:
         self.processor = processor
         self.shares = family in ROW_TO_A_PICTURE
         self.continues = family in CONTINUED
+        self._picture_tokens = functools.cache(self._count_tokens)
         self._tokenizing = threading.Lock()  # tokenizers keep their settings for padding in themselves
+
+    def length(self, sample: Sample) -> float:
+        """About how many tokens the sample's prompt and pictures are; those of pictures only where the processor tells them beforehand."""
+        return len(sample.prompt) / LETTERS_TO_A_TOKEN + sum(map(self._picture_tokens, sample.sizes))
+
+    def _count_tokens(self, size: tuple[int, int]) -> int:
+        if not hasattr(self.processor, "_get_num_multimodal_tokens"):
+            return 0
+        try:
+            (count,) = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]]).num_image_tokens
+        except ValueError:  # a size that the processor refuses, which is said when the picture is read
+            return 0
+        return int(count)
 
     def read(self, samples: Sequence[Sample]) -> Inputs:
         """Decode the pictures and make the tensors; a sample whose pictures cannot be read is left out, and the reason is kept."""

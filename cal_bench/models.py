@@ -111,9 +111,11 @@ class HFModel:
         What does not fit into memory is answered in halves, and the group of samples goes on in batches of that size. Answers that are
         longer than most come last, together: they are read once more with what has been written of them.
         """
-        if samples and self._model is None:
+        if not samples:
+            return
+        if self._model is None:
             self._load()
-        for group in groups(samples):
+        for group in groups(samples, self._reader.length):
             said: dict[int, _Said] = {}
             for length in self._lengths(group[0].generation.max_new_tokens):
                 leg = _Leg(length, said)

@@ -32,6 +32,7 @@ class Sample:
     generation: Generation
     prompt_hash: str  # of the prompt and the generation settings, which both decide the answer
     cluster: str | None  # equal for samples that share a picture; None without a picture
+    sizes: tuple[tuple[int, int], ...] = ()  # width and height of the pictures' files in pixels, where their headers can be read
 
 
 @dataclass(frozen=True)

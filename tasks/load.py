@@ -121,6 +121,7 @@ class Task:
             generation=generation,
             prompt_hash=hashlib.sha256(repr((prompt, generation)).encode()).hexdigest()[:16],
             cluster=self._rows.cluster(place.row),
+            sizes=self._rows.sizes(place.row),
         )
 
     def _load_images(self, place: _Place) -> list[Any]:

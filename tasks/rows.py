@@ -55,12 +55,21 @@ class Rows:
 
     def cluster(self, row: int) -> str | None:
         """A short name of the pictures of a row, equal where the pictures are; None where there is none."""
+        marks = [_ends(file) for file in self._files(row)]
+        return hashlib.sha256(b"".join(marks)).hexdigest()[:16] if marks else None
+
+    def sizes(self, row: int) -> tuple[tuple[int, int], ...]:
+        """Width and height of the files of a row's pictures, not turned as their cameras say; a broken file has none."""
+        found = (_size(file) for file in self._files(row))
+        return tuple(size for size in found if size is not None)
+
+    def _files(self, row: int) -> list[Any]:
+        """The pictures of a row as pyarrow scalars of {bytes, path}."""
         import pyarrow as pa
 
         value = self.pictures[row]
-        parts = value.values or () if isinstance(value, (pa.ListScalar, pa.LargeListScalar)) else (value,)
-        marks = [_ends(part) for part in parts if part.is_valid]
-        return hashlib.sha256(b"".join(marks)).hexdigest()[:16] if marks else None
+        files = value.values or () if isinstance(value, (pa.ListScalar, pa.LargeListScalar)) else (value,)
+        return [file for file in files if file.is_valid]
 
     def _blame(self, row: int) -> contextlib.AbstractContextManager[None]:
         return _blame(f"The picture in {self.place(row)} cannot be read")
@@ -88,6 +97,18 @@ def _ends(picture: Any) -> bytes:
         return str(picture["path"].as_py()).encode()
     view = memoryview(content.as_buffer())
     return b"%d %b %b" % (len(view), bytes(view[:4096]), bytes(view[-4096:]))
+
+
+def _size(picture: Any) -> tuple[int, int] | None:
+    import pyarrow as pa
+    from PIL import Image
+
+    content = picture["bytes"]
+    try:
+        with Image.open(pa.BufferReader(content.as_buffer()) if content.is_valid else picture["path"].as_py()) as opened:
+            return opened.size
+    except Exception:  # of many kinds; said when the picture is loaded
+        return None
 
 
 def read_rows(benchmark: Benchmark, definition: Definition, data: str) -> Rows:

@@ -1,6 +1,7 @@
 """Batches say what single samples say, for every system; pictures are shared, memory may run out, and nothing is lost."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -301,24 +302,51 @@ def consumed(replies: Iterator[Any]) -> list[Any]:
 # Order
 
 
+def by_prompt(sample: Sample) -> int:
+    return len(sample.prompt)
+
+
 def plain(number: int, prompt: str, generation: Generation = SHORT, cluster: str | None = None) -> Sample:
     return Sample(number, prompt, list, generation, "", cluster)
 
 
 def test_groups_share_their_settings_and_go_from_long_to_short() -> None:
     asked = [plain(1, "aa"), plain(2, "aaaa"), plain(3, "a", Generation(12, ("x",))), plain(4, "aaa"), plain(5, "aa")]
-    assert [[one.id for one in group] for group in groups(asked)] == [[2, 4, 1, 5], [3]]
-    assert groups([]) == []
+    assert [[one.id for one in group] for group in groups(asked, by_prompt)] == [[2, 4, 1, 5], [3]]
+    assert groups([], by_prompt) == []
 
 
 def test_samples_that_share_a_picture_are_neighbours() -> None:
     asked = [plain(1, "a", cluster="x"), plain(2, "aaa", cluster="y"), plain(3, "aaaa", cluster="x"), plain(4, "aaaaa"), plain(5, "a")]
-    assert [[one.id for one in group] for group in groups(asked)] == [[4, 3, 1, 2, 5]]
+    assert [[one.id for one in group] for group in groups(asked, by_prompt)] == [[4, 3, 1, 2, 5]]
     assert [[one.id for one in shared] for shared in by_picture(asked)] == [[1, 3], [2], [4], [5]]
 
 
+@pytest.mark.parametrize("name", list(ALL))
+def test_pictures_count_with_the_tokens_that_they_become(name: str, systems: Callable[[str], Path]) -> None:
+    processor = HFModel(systems(name), device="cpu").processor
+    reader = Reader(processor, "another")
+    counts = []
+    for number, size in enumerate(SIZES):
+        asked = dataclasses.replace(sample(number), sizes=(size,))
+        counts.append(int((reader.read([asked]).tensors["input_ids"] == processor.image_token_id).sum()))
+        assert reader.length(asked) == counts[-1] + len(asked.prompt) / 4
+    assert (len(set(counts)) > 1) == (name == "llava-next")
+
+
+def test_pictures_of_unknown_length_leave_the_order_to_the_prompts(systems: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = HFModel(systems("llava-next"), device="cpu").processor
+    asked = dataclasses.replace(sample(1), sizes=(SIZES[1],))
+
+    def refuses(image_sizes: list[Any]) -> None:
+        raise ValueError("no such size")
+
+    monkeypatch.setattr(processor, "_get_num_multimodal_tokens", refuses)
+    assert Reader(processor, "llava_next").length(asked) == Reader(object(), "other").length(asked) == len(asked.prompt) / 4
+
+
 def test_the_order_of_the_samples_does_not_matter() -> None:
-    assert groups(mixed()[::-1]) == groups(mixed())
+    assert groups(mixed()[::-1], by_prompt) == groups(mixed(), by_prompt)
 
 
 def test_batches_become_smaller_on_the_way_and_none_is_lost() -> None:

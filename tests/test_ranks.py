@@ -190,6 +190,8 @@ def test_a_sample_that_another_process_could_not_answer_is_known_to_all(tmp_path
 def test_a_refusal_is_told_once_and_ends_all(tmp_path: Path) -> None:
     evaluate(ToyModel(), ToyTask(), run_in(tmp_path))
     first, second = launched(tmp_path, 2, "other data")
-    assert (first[0], second[0]) == (2, 2)
+    # On a busy machine the first is over, and the second stopped, before the second has come to its own end.
+    assert first[0] == 2
+    assert second[0] in (2, -signal.SIGTERM)
     assert "other data" in first[2]
     assert second[2] == ""
