@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from cal_bench.tasks.base import Sample
 
-# Each thread holds a batch of pictures in memory, and a CPU that also runs the model has no cores to spare.
+# Each thread holds a batch of pictures in memory. A CPU that also runs the model has few cores to spare: of two, none.
 MOST_THREADS, CORES_TO_A_THREAD = 4, 4
 
 T = TypeVar("T")
@@ -57,10 +57,17 @@ class Batches:
             yield batch
 
 
-def ahead(prepare: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """`prepare` of each item, in order, done in threads a few items ahead of the reader."""
+def reading_threads(on_gpu: bool) -> int:
+    """How many threads make batches ready while the model is at work."""
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = max(1, min(MOST_THREADS, (os.cpu_count() or 1) // (CORES_TO_A_THREAD * beside)))
+    return max(int(on_gpu), min(MOST_THREADS, (os.cpu_count() or 1) // (CORES_TO_A_THREAD * beside)))
+
+
+def ahead(prepare: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[U]:
+    """`prepare` of each item, in order, done in threads a few items ahead of the reader; without threads when its turn comes."""
+    if not threads:
+        yield from map(prepare, items)
+        return
     waiting: deque[Future[U]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as workers:
         try:

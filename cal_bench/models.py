@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cal_bench.batching import Batches, ahead, groups
+from cal_bench.batching import Batches, ahead, groups, reading_threads
 from cal_bench.checkpoints import READ, check_folder, processor_fingerprint, weight_files, weights_fingerprint
 from cal_bench.errors import UserError
 from cal_bench.inputs import Inputs, Reader, continued
@@ -91,9 +91,9 @@ class HFModel:
 
         self.folder = Path(folder)
         self.device = device or _own_device()
-        on_gpu = self.device.startswith("cuda")
-        self.batch_size = batch_size or (ON_GPU if on_gpu else ON_CPU)
-        self.dtype = dtype or ("bfloat16" if on_gpu else "float32")
+        self._on_gpu = self.device.startswith("cuda")
+        self.batch_size = batch_size or (ON_GPU if self._on_gpu else ON_CPU)
+        self.dtype = dtype or ("bfloat16" if self._on_gpu else "float32")
         weight_files(self.folder)
         self.processor = load_processor(self.folder)
         self.processing: Processing = "original" if processing == "original" and as_original(self.processor) else "checkpoint"
@@ -120,7 +120,7 @@ class HFModel:
             for length in self._lengths(group[0].generation.max_new_tokens):
                 leg = _Leg(length, said)
                 cut_up = Batches(group, self.batch_size)
-                for inputs in ahead(self._reader.read, cut_up):
+                for inputs in ahead(self._reader.read, cut_up, reading_threads(self._on_gpu)):
                     yield from self._replies(inputs, leg, cut_up)
                 said = leg.goes_on
                 group = [sample for sample in group if sample.id in said]
@@ -166,7 +166,7 @@ class HFModel:
                     "Free memory on it, or use a device with more."
                 ) from None
         # Outside the except clause: the error holds on to every tensor of the attempt.
-        if self.device.startswith("cuda"):
+        if self._on_gpu:
             torch.cuda.empty_cache()
         return []
 

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
-from cal_bench.batching import Batches, ahead, by_picture, groups
 from cal_bench.errors import UserError
 from cal_bench.inputs import CONTINUED, Reader, continued
 from cal_bench.models import HFModel
@@ -125,6 +124,12 @@ def test_without_shared_features_the_answers_are_the_same(systems: Callable[[str
     shared = texts(HFModel(systems("llava-next"), 7, "cpu"), mixed())
     monkeypatch.setattr("cal_bench.inputs.ROW_TO_A_PICTURE", ())
     assert texts(HFModel(systems("llava-next"), 7, "cpu"), mixed()) == shared
+
+
+def test_reading_ahead_changes_no_answer(systems: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    in_turn = texts(HFModel(systems("llava-next"), 3, "cpu"), mixed())
+    monkeypatch.setattr("cal_bench.models.reading_threads", lambda on_gpu: 3)
+    assert texts(HFModel(systems("llava-next"), 3, "cpu"), mixed()) == in_turn
 
 
 # Answers that go on
@@ -302,26 +307,6 @@ def consumed(replies: Iterator[Any]) -> list[Any]:
 # Order
 
 
-def by_prompt(sample: Sample) -> int:
-    return len(sample.prompt)
-
-
-def plain(number: int, prompt: str, generation: Generation = SHORT, cluster: str | None = None) -> Sample:
-    return Sample(number, prompt, list, generation, "", cluster)
-
-
-def test_groups_share_their_settings_and_go_from_long_to_short() -> None:
-    asked = [plain(1, "aa"), plain(2, "aaaa"), plain(3, "a", Generation(12, ("x",))), plain(4, "aaa"), plain(5, "aa")]
-    assert [[one.id for one in group] for group in groups(asked, by_prompt)] == [[2, 4, 1, 5], [3]]
-    assert groups([], by_prompt) == []
-
-
-def test_samples_that_share_a_picture_are_neighbours() -> None:
-    asked = [plain(1, "a", cluster="x"), plain(2, "aaa", cluster="y"), plain(3, "aaaa", cluster="x"), plain(4, "aaaaa"), plain(5, "a")]
-    assert [[one.id for one in group] for group in groups(asked, by_prompt)] == [[4, 3, 1, 2, 5]]
-    assert [[one.id for one in shared] for shared in by_picture(asked)] == [[1, 3], [2], [4], [5]]
-
-
 @pytest.mark.parametrize("name", list(ALL))
 def test_pictures_count_with_the_tokens_that_they_become(name: str, systems: Callable[[str], Path]) -> None:
     processor = HFModel(systems(name), device="cpu").processor
@@ -343,29 +328,3 @@ def test_pictures_of_unknown_length_leave_the_order_to_the_prompts(systems: Call
 
     monkeypatch.setattr(processor, "_get_num_multimodal_tokens", refuses)
     assert Reader(processor, "llava_next").length(asked) == Reader(object(), "other").length(asked) == len(asked.prompt) / 4
-
-
-def test_the_order_of_the_samples_does_not_matter() -> None:
-    assert groups(mixed()[::-1], by_prompt) == groups(mixed(), by_prompt)
-
-
-def test_batches_become_smaller_on_the_way_and_none_is_lost() -> None:
-    cut_up = Batches([plain(number, "") for number in range(10)], 4)
-    sizes = []
-    for batch in cut_up:
-        sizes.append(len(batch))
-        cut_up.size = 3
-    assert sizes == [4, 3, 3]
-
-
-def test_work_ahead_keeps_its_order_and_is_bounded() -> None:
-    started: list[int] = []
-
-    def prepare(item: int) -> int:
-        started.append(item)
-        return item * item
-
-    made = ahead(prepare, range(50))
-    assert next(made) == 0
-    assert max(started) < 12
-    assert list(made) == [number * number for number in range(1, 50)]

@@ -94,7 +94,9 @@ def test_a_framework_trains_with_cal(name: str, tmp_path: Path) -> None:
         expected = [line[measure] for line in stock]
         assert [line[measure] for line in equal] == pytest.approx(expected, rel=1e-5)
         assert [line[measure] for line in weighted] != pytest.approx(expected, rel=1e-3)
-    assert all(1 < line["cal/weight_mean"] < 5 for line in weighted)
+    # A model that has learned nothing owes little to its pictures: of its weights few are above the lower bound, in some steps none.
+    weights = [line["cal/weight_mean"] for line in weighted]
+    assert 1 <= min(weights) < max(weights) < 5
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

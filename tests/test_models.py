@@ -181,15 +181,18 @@ def test_any_other_error_is_not_swallowed(llava):
         list(HFModel(llava, device="cpu").answer([sample(1, load=broken)]))
 
 
-def test_pictures_are_loaded_in_a_thread_of_their_own(llava):
+def test_pictures_are_loaded_in_a_thread_of_their_own_where_there_are_cores(llava, monkeypatch):
     seen = []
 
     def load():
         seen.append(threading.current_thread())
         return [picture(0)]
 
-    list(HFModel(llava, device="cpu").answer([sample(1, load=load)]))
-    assert seen[0] is not threading.main_thread()
+    for cores in (2, 8):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        list(HFModel(llava, device="cpu").answer([sample(1, load=load)]))
+    assert seen[0] is threading.main_thread()
+    assert seen[1] is not threading.main_thread()
 
 
 def test_stop_strings_end_a_row_and_not_its_batch(llava):
