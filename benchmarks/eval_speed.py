@@ -135,8 +135,7 @@ def main() -> None:
         tasks = {name: open_task(get(name), data).samples(arguments.limit) for name in arguments.benchmarks or names()}
         list(model.answer(next(iter(tasks.values()))[:WARM_UP]))  # reads the weights
         report(model, tasks, arguments.rounds)
-        if arguments.device.startswith("cuda"):
-            report_limit(model, tasks)
+        report_limit(model, tasks)
 
 
 def report(model: HFModel, tasks: dict[str, list[Sample]], rounds: int) -> None:
@@ -159,7 +158,7 @@ def line(name: str, count: int, loop: float, ours: float, differ: int) -> None:
 def report_limit(model: HFModel, tasks: dict[str, list[Sample]]) -> None:
     rate = multiplied_per_second(model.device, model.dtype)
     operations = prompt_operations(model, [samples[0] for samples in tasks.values()])
-    print(f"{rate / 1e12:.0f} TFLOP/s in matrix products, {operations / 1e12:.2f} TFLOP to a prompt")
+    print(f"{rate / 1e9:,.0f} GFLOP/s in matrix products, {operations / 1e9:,.1f} GFLOP to a prompt")
     print(f"the arithmetic of the prompts alone allows {rate / operations:.0f} samples/s")
 
 
