@@ -23,7 +23,7 @@ AT_ONCE = 64
 # Names of the argument that says which model.
 _MODELS = ("pretrained", "model", "model_version", "model_path")
 _TASK, _SPLIT = "cal_bench", "test"
-_SECRET = re.compile(r"(key|token|secret|password)s?$", re.IGNORECASE)
+_SECRET = re.compile(r"((key|secret|password)s?|token)$", re.IGNORECASE)  # max_new_tokens is none
 _LOGIN = re.compile(r"//[^/@\s]*@")
 
 

@@ -53,7 +53,7 @@ def export_run(folder: Path, out: Path, doors: Doors) -> list[str]:
         raise UserError("Say where to: --hub-eval-results, --card, --tensorboard, --wandb PROJECT or --trackio PROJECT.")
     exported = read_export(folder)
     modules = {name: _installed(name) for name in PACKAGES if getattr(doors, name)}
-    if exported.others and exported.whole and (doors.hub or doors.card):
+    if exported.others and (doors.card or (doors.hub and exported.whole)):
         say(f"Not given as results of the benchmark: {', '.join(exported.others)}")
     lines = [str(path) for path in write_hub_results(exported, out)] if doors.hub else []
     lines += [str(write_card(exported, out))] if doors.card else []

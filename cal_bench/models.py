@@ -117,12 +117,13 @@ class HFModel:
             self._load()
         for group in groups(samples, self._reader.length):
             said: dict[int, _Said] = {}
+            size = self.batch_size
             for length in self._lengths(group[0].generation.max_new_tokens):
                 leg = _Leg(length, said)
-                cut_up = Batches(group, self.batch_size)
+                cut_up = Batches(group, size)
                 for inputs in ahead(self._reader.read, cut_up, reading_threads(self._on_gpu)):
                     yield from self._replies(inputs, leg, cut_up)
-                said = leg.goes_on
+                said, size = leg.goes_on, cut_up.size
                 group = [sample for sample in group if sample.id in said]
 
     def _load(self) -> None:

@@ -83,10 +83,17 @@ def prepare(study: StudyConfig, out: Path) -> Ready:
     return Ready(in_world(study, out / "data"), out, _base(study, out), samples=samples)
 
 
+def _write_config(study: StudyConfig, path: Path) -> None:
+    text = dump_study(study, path.parent)
+    # Arms that are trained side by side would else write the same file at the same time.
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+
+
 def _prepare(study: StudyConfig, out: Path) -> dict[str, int]:
     """Gives how many records each stage has."""
     _make_folder(out)
-    write_atomically(out / CONFIG, dump_study(study, out))
+    _write_config(study, out / CONFIG)
     if study.world is not None:
         say(f"Drawing the miniature world in {out / 'data'} (kept for the next time)")
         draw_world(out / "data", study.world)

@@ -11,7 +11,7 @@ from lmms_eval.models import MODEL_REGISTRY_V2
 from lmms_eval.models.registry_v2 import ModelManifest
 
 import cal_bench.tasks as tasks
-from cal_bench.backends import LmmsModel, read_backend
+from cal_bench.backends import Backend, LmmsModel, read_backend
 from cal_bench.cli import main
 from cal_bench.runs import read_results, read_run
 from tests import tasks_rows
@@ -151,6 +151,11 @@ def test_secrets_are_neither_kept_nor_shown(tmp_path: Path, bench: Path, capsys:
     assert "api_key=…" in kept
     captured = capsys.readouterr()
     assert "sk-1234" not in kept + captured.out + captured.err
+
+
+def test_a_count_of_tokens_is_no_secret() -> None:
+    kept = Backend("vllm", {"model": "llava-1.5", "max_new_tokens": 1, "hf_token": "t-9"}).shown()
+    assert kept == "lmms:vllm hf_token=…,max_new_tokens=1,model=llava-1.5"
 
 
 @pytest.mark.parametrize(

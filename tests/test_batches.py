@@ -251,6 +251,15 @@ def test_what_does_not_fit_is_answered_in_halves_and_the_group_goes_on_so(loaded
     assert "Not enough memory for 4 samples at once: going on with 2" in said
 
 
+def test_answers_that_go_on_do_so_in_the_size_that_fits(loaded: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cal_bench.models.LEGS", (3,))
+    monkeypatch.setattr("cal_bench.models.reading_threads", lambda on_gpu: 0)
+    expected = texts(loaded, mixed(16))
+    memory = Memory(loaded, rows=2)
+    assert texts(loaded, mixed(16)) == expected
+    assert memory.tried.count(8) == 1, "the second leg does not try what did not fit in the first"
+
+
 def test_another_group_starts_with_the_size_that_was_asked_for(loaded: HFModel) -> None:
     memory = Memory(loaded, rows=4)
     longer = [Sample(one.id + 50, one.prompt, one.load_images, Generation(4, ()), "", None) for one in mixed(8)]

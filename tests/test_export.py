@@ -71,9 +71,10 @@ def test_the_card_is_one_that_the_hub_reads(run: Path, tmp_path: Path, capsys: p
     assert "- transformers 5" in card.text
 
 
-def test_a_card_of_parts_has_tables_and_no_metadata_of_results(tmp_path: Path) -> None:
+def test_a_card_of_parts_has_tables_and_no_metadata_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "part", [result("pope", [1.0] * 50)], {})
     assert exported(run, "--card") == 0
+    assert "Not given as results of the benchmark: pope (50 samples, the benchmark has 9,000)" in capsys.readouterr().err
     text = (run / "export" / "card.md").read_text()
     assert "model-index" not in text
     assert "POPE" in text
