@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -212,6 +213,9 @@ def _read_study(raw: dict[str, Any], problems: Problems) -> StudyConfig | None:
         name: read_mapping(StageConfig, content, f"stages.{name}", problems, {"seed": seed, "processing": processing})
         for name, content in _mapping(raw, "stages", problems)
     }
+    for name, stage in stages.items():
+        if stage is not None:
+            _check_stage(stage, f"stages.{name}", problems)
     arms = {name: _read_arm(content, f"arms.{name}", list(stages), problems) for name, content in _mapping(raw, "arms", problems)}
     evaluate = read_mapping(EvaluateConfig, _all_benchmarks(raw.get("evaluate")), "evaluate", problems)
     if evaluate is not None:
@@ -259,6 +263,20 @@ def _all_benchmarks(raw: Any) -> Any:
     return raw
 
 
+def _check_stage(stage: StageConfig, where: str, problems: Problems) -> None:
+    for key in ("batch_size", "per_device_batch_size", "max_length", "save_steps", "label_check"):
+        number = getattr(stage, key)
+        if number is not None and number < 1:
+            problems.add(f"{where}.{key}", f"expected at least 1, got {number}")
+    for key in ("learning_rate", "epochs"):
+        if (number := getattr(stage, key)) <= 0:
+            problems.add(f"{where}.{key}", f"expected more than 0, got {number}")
+    if not 0 <= stage.swap <= 1:
+        problems.add(f"{where}.swap", f"expected a share between 0 and 1, got {stage.swap}")
+    if stage.warmup < 0:
+        problems.add(f"{where}.warmup", f"expected a share, or a number of steps, got {stage.warmup}")
+
+
 def _check_evaluate(evaluate: EvaluateConfig, problems: Problems) -> None:
     for key in ("batch_size", "limit"):
         number = getattr(evaluate, key)
@@ -266,7 +284,9 @@ def _check_evaluate(evaluate: EvaluateConfig, problems: Problems) -> None:
             problems.add(f"evaluate.{key}", f"expected at least 1, got {number}")
     if not evaluate.benchmarks:
         problems.add("evaluate.benchmarks", "expected at least one benchmark, or all")
-    for name in evaluate.benchmarks:
+    for name, times in Counter(evaluate.benchmarks).items():
+        if times > 1:
+            problems.add("evaluate.benchmarks", f"{name} is there {times} times")
         if name not in benchmark_names():
             problems.add("evaluate.benchmarks", f"there is no benchmark '{name}'.{suggest(name, benchmark_names())}")
 

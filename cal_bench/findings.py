@@ -90,11 +90,18 @@ def score(results: Sequence[TaskResult]) -> Interval:
     return gain_over_nothing(arm_sums(results))
 
 
-def mean_score(row: Row) -> Interval | None:
-    """The mean over benchmarks of scores from 0 to 100, with its interval."""
+def mean_score(row: Row, names: Sequence[str]) -> Interval | None:
+    """The mean over these benchmarks with its interval; None where one of them is missing."""
     found = row.common()
-    names = in_hundredths(found)
-    return gain_over_nothing(mean_of([arm_sums(found[name]) for name in names])) if names else None
+    if not names or not found.keys() >= set(names):
+        return None
+    return gain_over_nothing(mean_of([arm_sums(found[name]) for name in names]))
+
+
+def in_every_mean(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The benchmarks scored from 0 to 100 that every row has, so that means of rows can be compared; rows without any do not count."""
+    names = [in_hundredths(found) for row in rows if (found := row.common())]
+    return tuple(name for name in names[0] if all(name in others for others in names)) if names else ()
 
 
 def gain_over_nothing(arm: Sums) -> Interval:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cal_bench.figure import COLOURS, new_figure, save, styled
-from cal_bench.findings import HUNDREDTHS, Findings, Pair, Row, mean_score, score
+from cal_bench.findings import HUNDREDTHS, Findings, Pair, Row, in_every_mean, mean_score, score
 from cal_bench.stats import LEVEL, Interval
 
 COLUMNS = 4
@@ -27,8 +27,9 @@ def draw_differences(findings: Findings, path: Path) -> None:
         for axis, name in zip(axes, panels, strict=False):
             _dots(axis, [_difference(pair, name) for pair in pairs])
             axis.set_title(_title(findings, name))
-        _dots(axes[len(panels)], [_overall(pair) for pair in pairs])
-        axes[len(panels)].set_title(_mean_title(findings))
+        most = max((len(pair.overall.benchmarks) for pair in pairs if pair.overall), default=0)
+        _dots(axes[len(panels)], [_overall(pair, most) for pair in pairs])
+        axes[len(panels)].set_title(f"mean of {most}")
         for axis in axes[::COLUMNS]:
             axis.set_yticks(range(len(pairs)), [pair.after.name for pair in pairs])
         axes[0].set_ylim(len(pairs) - 0.4, -0.6)
@@ -41,12 +42,13 @@ def draw_swaps(findings: Findings, path: Path) -> None:
     """A panel for each benchmark and one for their mean; in each a line over the share of swapped images for every arm."""
     arms = _by_arm(findings)
     panels = _benchmarks(findings)
+    mean_of = in_every_mean(findings.rows)
     with styled():
         figure, axes = _panels(len(panels) + 1, 1.35, sharey=False)
         for axis, name in zip(axes, [*panels, None], strict=False):
             for place, rows in enumerate(arms.values()):
-                _line(axis, place, rows, name)
-            axis.set_title(_title(findings, name) if name else _mean_title(findings))
+                _line(axis, place, rows, [_score(row, name) if name else mean_score(row, mean_of) for row in rows])
+            axis.set_title(_title(findings, name) if name else f"mean of {len(mean_of)}")
             axis.yaxis.set_major_locator(MaxNLocator(4))
             axis.set_xticks(sorted({100 * row.swap for row in findings.rows}))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(arms))
@@ -81,18 +83,15 @@ def _title(findings: Findings, benchmark: str) -> str:
     return row.column if row.unit in HUNDREDTHS else f"{row.column} ({row.unit})"
 
 
-def _mean_title(findings: Findings) -> str:
-    return f"mean of {max((len(pair.overall.benchmarks) for pair in findings.pairs if pair.overall), default=0)}"
-
-
 def _difference(pair: Pair, benchmark: str) -> tuple[Interval, bool] | None:
     row = next((row for row in pair.comparison.rows if row.benchmark == benchmark), None)
     return (row.gain, bool(row.beyond_chance)) if row else None
 
 
-def _overall(pair: Pair) -> tuple[Interval, bool] | None:
+def _overall(pair: Pair, benchmarks: int) -> tuple[Interval, bool] | None:
+    """None where it is a mean over fewer."""
     # One number, whose p needs no adjusting.
-    return (pair.overall.gain, pair.overall.p <= LEVEL) if pair.overall else None
+    return (pair.overall.gain, pair.overall.p <= LEVEL) if pair.overall and len(pair.overall.benchmarks) == benchmarks else None
 
 
 def _dots(axis: Any, found: Sequence[tuple[Interval, bool] | None]) -> None:
@@ -114,19 +113,17 @@ def _by_arm(findings: Findings) -> dict[str, list[Row]]:
     return found
 
 
-def _line(axis: Any, place: int, rows: Sequence[Row], benchmark: str | None) -> None:
+def _line(axis: Any, place: int, rows: Sequence[Row], found: Sequence[Interval | None]) -> None:
     """Scores of an arm over shares of swaps, a little beside those of the arm before it."""
-    found = [(100 * row.swap + 0.8 * place, _score(row, benchmark)) for row in rows]
-    points = [(share, one) for share, one in found if one is not None]
+    points = [(100 * row.swap + 0.8 * place, one) for row, one in zip(rows, found, strict=True) if one is not None]
     shares, scores = [share for share, _ in points], [one.value for _, one in points]
-    errors = [[one.value - one.low for _, one in points], [one.high - one.value for _, one in points]]
+    # Where all samples have the same score, an interval misses its own middle by a rounding.
+    errors = [[max(0.0, one.value - one.low) for _, one in points], [max(0.0, one.high - one.value) for _, one in points]]
     look = {"color": COLOURS[(1 - place) % len(COLOURS)], "linestyle": ("--", "-")[place % 2], "marker": MARKERS[place % len(MARKERS)]}
     axis.errorbar(shares, scores, errors, label=rows[0].arm, linewidth=1.2, markersize=3.5, elinewidth=0.8, capsize=1.5, **look)
 
 
-def _score(row: Row, benchmark: str | None) -> Interval | None:
-    if benchmark is None:
-        return mean_score(row)
+def _score(row: Row, benchmark: str) -> Interval | None:
     found = row.common()
     return score(found[benchmark]) if benchmark in found else None
 

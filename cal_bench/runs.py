@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,20 +45,27 @@ class Run:
     def open(cls, folder: str | Path, identity: Identity, config: Mapping[str, Any] | None = None) -> "Run":
         """Start a run in `folder` or go on with the one there; a run of another identity is refused."""
         folder = Path(folder)
-        before = _record_in(folder)
-        if before is None:
-            record = RunRecord(identity, dict(config or {}), versions())
-        else:
-            check_identity(folder, before.identity, identity)
-            merged = {name: _merged(before.versions.get(name, ""), version) for name, version in versions().items()}
-            record = dataclasses.replace(before, config=dict(config or before.config), versions=merged)
-        run = cls(folder, record)
-        run._save(record)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(folder):
+            before = _record_in(folder)
+            if before is None:
+                record = RunRecord(identity, dict(config or {}), versions())
+            else:
+                check_identity(folder, before.identity, identity)
+                merged = {name: _merged(before.versions.get(name, ""), version) for name, version in versions().items()}
+                record = dataclasses.replace(before, config=dict(config or before.config), versions=merged)
+            run = cls(folder, record)
+            run._save(record)
         return run
 
     def begin(self, benchmark: str, questions: Questions) -> None:
         """Say what a benchmark is going to be asked; answers to other questions are refused."""
         if not self._is_begun(benchmark):
+            if any(path.exists() for path in self._files(benchmark)):
+                raise UserError(
+                    f"{self.folder} holds answers to {benchmark} that are not in its {RECORD}. Give another run folder, or delete them."
+                )
             self._save_benchmark(benchmark, BenchmarkRecord(questions))
         self.check(benchmark, questions)
 
@@ -68,6 +75,7 @@ class Run:
             raise UserError(self._refusal(benchmark, before, questions))
 
     def _is_begun(self, benchmark: str) -> bool:
+        self.record = _record_in(self.folder) or self.record
         return benchmark in self.record.benchmarks and any(path.exists() for path in self._files(benchmark))
 
     def result(self, benchmark: str) -> TaskResult | None:
@@ -123,11 +131,12 @@ class Run:
         self._save_benchmark(benchmark, BenchmarkRecord(questions, unanswered=dict(sorted(unanswered.items()))))
 
     def _save_benchmark(self, benchmark: str, entry: BenchmarkRecord) -> None:
-        self._save(dataclasses.replace(self.record, benchmarks={**self.record.benchmarks, benchmark: entry}))
+        """Add to the record as it is now: another command may be at another benchmark of the same folder."""
+        with _alone_in(self.folder):
+            now = _record_in(self.folder) or self.record
+            self._save(dataclasses.replace(now, benchmarks={**now.benchmarks, benchmark: entry}))
 
     def _save(self, record: RunRecord) -> None:
-        with explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / RECORD, to_json(record))
         self.record = record
 
@@ -270,6 +279,18 @@ def _read_answer(path: Path, number: int, line: bytes) -> Answer:
         raise UserError(
             f"Line {number} of {path} is not an answer: {line[:60]!r}. Delete the line and give the same command again."
         ) from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold up other commands that are about to write the folder's record, where the file system can lock a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lock(file: int, folder: Path) -> None:

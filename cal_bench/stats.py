@@ -7,7 +7,7 @@ a mean over categories has several.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ Labels = npt.NDArray[np.int64]
 LEVEL = 0.05
 # A difference as wide as this many standard errors is found in four repetitions of five: 1.96 for the level, 0.84 for the power.
 DETECTABLE = 2.80
+_HALF_WIDTH = 1.96  # of a 95 % interval, in standard errors
 
 _DISTINCT = 64
 _STEPS = 4
@@ -91,12 +92,16 @@ def score_interval(arm: Sums, plan: Plan) -> Interval:
 
 def gain(before: Sums, after: Sums, plan: Plan) -> Interval:
     """After minus before. With several runs on both sides the interval covers other seeds as well as other pictures."""
-    return _interval(_difference(before, after), _gain_draws(before, after, plan))
+    found = _interval(_difference(before, after), _gain_draws(before, after, plan))
+    if not _several(before, after):
+        return found
+    # Draws from a t of one or two degrees of freedom have no deviation to speak of; their interval stands.
+    return replace(found, error=(found.high - found.low) / (2 * _HALF_WIDTH))
 
 
 def paired_test(before: Sums, after: Sums, plan: Plan) -> Test:
     """McNemar's exact test where every cluster is one sample of 0 or 1, for several seeds the interval turned round, else sign flips."""
-    if min(before.runs(), after.runs()) > 1:
+    if _several(before, after):
         draws = _gain_draws(before, after, plan)
         tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
         return Test(min(1.0, 2 * (1 + tail) / (1 + plan.rounds)), "seeds and samples")
@@ -131,6 +136,11 @@ def _interval(value: float, draws: Array) -> Interval:
     return Interval(value, float(low), float(high), float(draws.std()))
 
 
+def _several(before: Sums, after: Sums) -> bool:
+    """Several runs on both sides: other seeds can be told of."""
+    return min(before.runs(), after.runs()) > 1
+
+
 def _difference(before: Sums, after: Sums) -> float:
     return float(after.scores().mean() - before.scores().mean())
 
@@ -153,7 +163,7 @@ def _ratios(arm: Sums) -> Array:
 def _gain_draws(before: Sums, after: Sums, plan: Plan) -> Array:
     """Differences that other pictures, and where there are several runs other seeds, would have given: [rounds]."""
     samples = _drawn(after.influence().mean(0) - before.influence().mean(0), before.categories, plan)
-    if min(before.runs(), after.runs()) > 1:
+    if _several(before, after):
         # The noise of single runs is in the spread of their scores as well; counted once.
         noise = _noise(before) + _noise(after)
         kept = max(0.0, 1 - noise / max(float(samples.var()), noise, 1e-300))
@@ -167,7 +177,8 @@ def _other_seeds(before: Sums, after: Sums, plan: Plan) -> Array:
     """What other seeds would add. Three seeds drawn with replacement are ten triples and too narrow; Welch's t is what they estimate."""
     parts = [float(arm.scores().var(ddof=1)) / arm.runs() for arm in (before, after)]
     variance = sum(parts)
-    if variance == 0:
+    # Means over categories that are the same number still differ in their last bits.
+    if math.sqrt(variance) <= 1e-9 * max(1.0, *np.abs(before.scores()), *np.abs(after.scores())):
         return np.zeros(plan.rounds)
     freedom = variance**2 / sum(part**2 / (arm.runs() - 1) for part, arm in zip(parts, (before, after), strict=True))
     return math.sqrt(variance) * np.random.default_rng([plan.seed, 1]).standard_t(freedom, plan.rounds)

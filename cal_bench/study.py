@@ -66,12 +66,13 @@ def run_study(study: StudyConfig, out: Path, command: str, launcher: tuple[str, 
     complete = all(evaluation.complete for evaluation in done)
     if not is_main():
         return Outcome("", complete)
-    tables = write_evidence(out, command, {arm: _record(study, out, arm) for arm in study.arms})
+    # First what there is in any case: without a benchmark that is complete and exact there are no tables.
     write_details(out, {arm: run_folder(out, arm) for arm in study.arms}, {arm: _logs(study, out, arm) for arm in study.arms})
-    conclude(out, command)
-    say(f"Tables: {out / TABLES}\nCheckpoints: {out / 'arms'}\nAnswers and scores: {out / 'runs'}")
     if rough := dict.fromkeys(result.benchmark for evaluation in done if (result := evaluation.result) and result.approximate):
         say(f"Not in the tables for want of Java: {', '.join(rough)}. Once it is there, the same command adds them.")
+    tables = write_evidence(out, command, {arm: _record(study, out, arm) for arm in study.arms})
+    conclude(out, command)
+    say(f"Tables: {out / TABLES}\nCheckpoints: {out / 'arms'}\nAnswers and scores: {out / 'runs'}")
     say(f"Next: cal-bench page {out}")
     return Outcome(tables, complete)
 

@@ -131,6 +131,26 @@ def test_the_lines_hold_the_mean_scores_by_share_of_swaps(noise: list[Path], mon
     assert COMMAND in caption
 
 
+def test_means_are_of_the_same_benchmarks_in_every_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = {}
+    for swap in SWAPS[:3]:
+        for name in ("baseline", "cal"):
+            easy, hard = result("docvqa", [1.0] * 100, data_fingerprint="a"), result("chartqa", [0.0] * 100, data_fingerprint="b")
+            whole = (name, swap) != ("cal", 0.1)
+            rows[f"noise-{100 * swap:.0f}" + "+cal" * (name == "cal")] = arm(name, [easy, hard] if whole else [hard], 0, swap)
+    findings = find([write_study(tmp_path / "study", rows)], COMMAND)
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path, caption: figures.append(figure))
+    plots.draw_swaps(findings, tmp_path / "swaps.png")
+    mean = next(axis for axis in figures[0].axes if axis.get_title(loc="left").startswith("mean"))
+    assert mean.get_title(loc="left") == "mean of 1"
+    assert [list(line.get_ydata()) for line in mean.lines[::3]] == [[0, 0, 0], [0, 0, 0]]
+    plots.draw_differences(findings, tmp_path / "differences.png")
+    mean = next(axis for axis in figures[1].axes if axis.get_title(loc="left").startswith("mean"))
+    assert mean.get_title(loc="left") == "mean of 2"
+    assert sum(line.get_marker() == "o" for line in mean.lines) == 2
+
+
 def test_dots_are_filled_where_a_difference_is_more_than_chance(sweep: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     figures: list[Any] = []
     monkeypatch.setattr(plots, "save", lambda figure, path, caption: figures.append(figure))

@@ -183,6 +183,27 @@ def test_two_commands_cannot_write_one_benchmark(tmp_path):
         pass
 
 
+def test_two_commands_may_work_at_two_benchmarks_of_one_folder(tmp_path):
+    one, other = opened(tmp_path), opened(tmp_path)
+    one.begin("toy", QUESTIONS)
+    other.begin("game", QUESTIONS)
+    for run, name in ((one, "toy"), (other, "game")):
+        with run.appending(name) as append:
+            append(Answer(3, "p", "x", 0.5))
+    other.finish(replace(RESULT, benchmark="game"))
+    one.finish(RESULT)
+    assert list(read_results(tmp_path / "run")) == ["toy", "game"]
+    with pytest.raises(UserError, match="were given with no limit, this command has a limit of 100"):
+        opened(tmp_path).begin("game", replace(QUESTIONS, limit=100))
+
+
+def test_answers_that_the_record_does_not_name_are_refused(tmp_path):
+    with_answers(tmp_path, 3)
+    (tmp_path / "run" / "game.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"holds answers to game that are not in its run\.json"):
+        opened(tmp_path).begin("game", QUESTIONS)
+
+
 def full_disk_after(budget, monkeypatch):
     """os.write as on a disk with `budget` bytes left: a short write, then ENOSPC."""
     write, left = os.write, [budget]

@@ -253,3 +253,25 @@ def test_f1_without_a_single_yes_is_zero() -> None:
     assert none.scores().tolist() == [0.0]
     some = Sums(np.array([[2.0, 0, 0, 2]]), np.array([[2.0, 1, 1, 2]]), none.categories)
     assert gain(none, some, Plan()).value == pytest.approx(4 / 6)
+
+
+def test_the_standard_error_of_few_seeds_is_that_of_their_interval() -> None:
+    """Two scores against two: Welch's t has one degree of freedom here, and its draws no deviation."""
+    rng = np.random.default_rng(3)
+    before, after = (samples(np.stack([rng.permutation(np.arange(100) < score) for score in scores])) for scores in ((60, 63), (66, 66)))
+    found = [gain(before, after, Plan(seed=seed)) for seed in range(5)]
+    assert all(one.error == pytest.approx((one.high - one.low) / 3.92) for one in found)
+    assert max(one.error for one in found) < 1.5 * min(one.error for one in found)
+
+
+def test_seeds_whose_means_over_categories_agree_do_not_take_the_other_pictures_away() -> None:
+    """4 + 5 + 4 is 6 + 4 + 3, but as a mean of shares it is another number in the last bit."""
+
+    def runs(*rights: tuple[int, int, int]) -> Sums:
+        values = np.array([np.concatenate([np.arange(10) < right for right in run]) for run in rights], float)
+        return Sums(values, np.ones_like(values), np.repeat(np.arange(3), 10), 100 / 3)
+
+    before, after = runs((4, 5, 4), (6, 4, 3)), runs((7, 6, 4), (6, 5, 6))
+    assert before.scores().var() + after.scores().var() < 1e-20
+    found = gain(before, after, Plan())
+    assert found.high - found.low > 10

@@ -21,7 +21,7 @@ from cal_bench.cli import main
 from cal_bench.config import load_study
 from cal_bench.errors import UserError
 from cal_bench.study import prepare, run_study, stage_folder, train_arm
-from cal_bench.train import newest_checkpoint
+from cal_bench.train import newest_checkpoint, train_stage
 from tests import tasks_rows
 from tests.tiny import save_tiny, write_data
 
@@ -174,6 +174,21 @@ def test_a_parameter_that_the_base_lacks_is_told_before_anything_is_trained(tmp_
     study = load_study(str(lay_out(tmp_path, stages=stages)))
     with pytest.raises(UserError, match=r"Did you mean 'model\.language_model'"):
         prepare(study, tmp_path / "out")
+
+
+def test_a_batch_that_cannot_be_cut_up_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    stages = {**STUDY["stages"], "it": {**STUDY["stages"]["it"], "batch_size": 3, "per_device_batch_size": 2}}
+    study = load_study(str(lay_out(tmp_path, stages=stages)))
+    with pytest.raises(UserError, match="batch_size 3 is not a multiple of per_device_batch_size 2"):
+        prepare(study, tmp_path / "out")
+
+
+def test_a_stage_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+    study = prepare(load_study(str(lay_out(tmp_path))), tmp_path / "out").study
+    stage = replace(study.stages["pt"], batch_size=3, per_device_batch_size=2)
+    with pytest.raises(UserError, match="batch_size 3"):
+        train_stage(Path(study.model), tmp_path / "trained", stage, None)
+    assert not (tmp_path / "trained").exists()
 
 
 def test_too_little_disk_is_told_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

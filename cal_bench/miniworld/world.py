@@ -59,6 +59,8 @@ def draw_world(folder: Path, sizes: WorldSizes) -> None:
     (draft / "pretrain.json").write_text(json.dumps(pretrain))
     (draft / "train.json").write_text(json.dumps(train))
     (draft / "world.json").write_text(json.dumps(asdict(sizes)))
+    if folder.is_symlink():  # into the world of a list of studies, which stays as it is
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(draft, folder)
 
