@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from cal_bench.errors import UserError, suggest
 from cal_bench.tasks.digests import hash_files
@@ -11,6 +12,9 @@ from cal_bench.tasks.digests import hash_files
 INDEX = "model.safetensors.index.json"
 # Files of a checkpoint on the hub that are read.
 READ = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
+_SHOWN = ("chat_template", "preprocessor", "processor", "tokenizer", "special_tokens", "vocab", "merges")
+_SETTINGS = ("config.json", "generation_config.json")
+_PASSING = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
 _LONGEST_HEADER = 100_000_000  # the limit of the safetensors format itself
 
 
@@ -23,13 +27,29 @@ def weights_fingerprint(folder: str | Path) -> str:
 
 
 def processor_fingerprint(folder: str | Path) -> str:
-    """sha256 over the files that decide what the model is shown: processor, tokenizer and chat template."""
+    """sha256 over the files that decide what the model is shown, and what it makes of its weights: processor, tokenizer, chat template,
+    and the settings in config.json and generation_config.json (which token ends an answer)."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).iterdir()):
-        shown = file.name.startswith(("chat_template", "preprocessor", "processor", "tokenizer", "special_tokens", "vocab", "merges"))
-        if shown and file.is_file():
+        if file.name in _SETTINGS:
+            digest.update(f"{file.name} {_settings(file)}\n".encode())
+        elif file.name.startswith(_SHOWN) and file.is_file():
             digest.update(f"{file.name} {hash_files([file])}\n".encode())
     return digest.hexdigest()
+
+
+def _settings(file: Path) -> str:
+    try:
+        return json.dumps(_lasting(json.loads(file.read_text(encoding="utf-8"))), sort_keys=True)
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {error}. Copy it again.") from error
+
+
+def _lasting(settings: Any) -> Any:
+    """Settings without those that only say by what, from where and how precisely they were saved."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _lasting(value) for name, value in settings.items() if name not in _PASSING}
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -249,7 +249,11 @@ def _record_in(folder: Path) -> RunRecord | None:
 
 def check_identity(folder: Path, before: Identity, now: Identity) -> None:
     """Refuse a run folder with answers of another identity."""
-    for name, words in (("weights", "other weights"), ("processor", "another processor or chat template"), ("dtype", "another precision")):
+    for name, words in (
+        ("weights", "other weights"),
+        ("processor", "another processor, chat template or settings"),
+        ("dtype", "another precision"),
+    ):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             raise UserError(

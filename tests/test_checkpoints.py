@@ -38,6 +38,25 @@ def test_a_fingerprint_is_of_names_and_contents_only(checkpoint):
     assert weights_fingerprint(checkpoint) != before
 
 
+def test_the_processors_fingerprint_follows_settings_but_not_who_saved_them(checkpoint):
+    config = {"image_token_id": 4, "text_config": {"rope_theta": 1e4, "dtype": "float32"}, "transformers_version": "5.0.0"}
+    end = {"eos_token_id": 2}
+
+    def saved(config, end):
+        (checkpoint / "config.json").write_text(json.dumps(config))
+        (checkpoint / "generation_config.json").write_text(json.dumps(end))
+        return processor_fingerprint(checkpoint)
+
+    before = saved(config, end)
+    newer = {"transformers_version": "5.1.0", "text_config": {"dtype": "bfloat16", "rope_theta": 1e4}, "image_token_id": 4}
+    assert saved(newer, end) == before
+    assert saved({**config, "text_config": {"rope_theta": 1e6}}, end) != before
+    assert saved(config, {"eos_token_id": [2, 7]}) != before
+    (checkpoint / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        processor_fingerprint(checkpoint)
+
+
 def test_the_processors_fingerprint_follows_the_chat_template(checkpoint):
     (checkpoint / "chat_template.jinja").write_text("one")
     before = processor_fingerprint(checkpoint)

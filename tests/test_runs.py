@@ -79,7 +79,7 @@ def test_a_broken_line_that_is_not_the_last_is_a_message(tmp_path):
     ("change", "words"),
     [
         ({"weights": "weights-of-b"}, "other weights: weights-of-a .* this model has weights-of-b"),
-        ({"processor": "new"}, "another processor or chat template"),
+        ({"processor": "new"}, "another processor, chat template or settings"),
         ({"dtype": "bfloat16"}, "another precision: float32 .* this model has bfloat16"),
     ],
 )
