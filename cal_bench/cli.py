@@ -23,6 +23,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # SIGTERM is how schedulers stop a job: the same as Ctrl-C, but that what is being answered is finished first (stopping.py).
     before = signal.signal(signal.SIGTERM, _stop)
     try:
+        try:
+            return _code(argv)
+        finally:
+            signal.signal(signal.SIGTERM, before)  # what comes while Python itself ends has nothing left to stop
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, before)
+        _tell("stopped. The same command goes on from here.")
+        return STOPPED
+
+
+def _code(argv: Sequence[str] | None) -> int:
+    try:
         arguments = _parser().parse_args(argv)
         code: int = arguments.command(arguments)
         sys.stdout.flush()
@@ -30,15 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, BenchmarkError) as error:
         _tell(str(error))
         return WRONG_COMMAND
-    except KeyboardInterrupt:
-        _tell("stopped. The same command goes on from here.")
-        return STOPPED
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone. Python would complain once more when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    finally:
-        signal.signal(signal.SIGTERM, before)  # what comes while Python itself ends has nothing left to stop
 
 
 def _tell(text: str) -> None:

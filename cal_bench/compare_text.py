@@ -81,8 +81,8 @@ def cells(row: Row) -> list[str]:
         _score(row.after, row.spread_after, row.decimals),
         signed(row.gain.value, row.decimals),
         f"{signed(row.gain.low, row.decimals)} to {signed(row.gain.high, row.decimals)}" if row.gain.error else MISSING,
-        _probability(row.p),
-        _probability(row.p_holm),
+        probability(row.p),
+        probability(row.p_holm),
         f"{row.fixed:,}",
         f"{row.broken:,}",
         f"{row.detectable:.{row.decimals}f}" if row.gain.error else MISSING,
@@ -94,7 +94,8 @@ def _score(score: float, spread: float | None, decimals: int) -> str:
     return f"{score:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
 
 
-def _probability(p: float) -> str:
+def probability(p: float) -> str:
+    """A p with three decimals; none is told to be nothing."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 

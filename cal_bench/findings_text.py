@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cal_bench.compare_text import HEADINGS, cells, comparison_json, explanation_lines, verdict_lines
+from cal_bench.compare_text import HEADINGS, cells, comparison_json, explanation_lines, probability, verdict_lines
 from cal_bench.findings import Findings, Overall, Pair, Row
 from cal_bench.records import TaskResult
 from cal_bench.table_text import code, escape, grid, markdown
@@ -73,7 +73,8 @@ def _overall_line(overall: Overall) -> str:
     change = [signed(number, DECIMALS) for number in (overall.gain.value, overall.gain.low, overall.gain.high)]
     scores = f"{printed(overall.before, DECIMALS)} before, {printed(overall.after, DECIMALS)} after"
     names = ", ".join(overall.benchmarks)
-    return f"Mean of {len(overall.benchmarks)} benchmarks ({names}): {scores}, {change[0]} ({change[1]} to {change[2]}), p {overall.p:.3f}."
+    found = f"{change[0]} ({change[1]} to {change[2]}), p {probability(overall.p)}"
+    return f"Mean of {len(overall.benchmarks)} benchmarks ({names}): {scores}, {found}."
 
 
 def _mean(results: Sequence[TaskResult]) -> TaskResult:

@@ -239,6 +239,23 @@ def test_a_signal_stops_a_command_with_130(number: signal.Signals) -> None:
     assert message == "cal-bench: stopped. The same command goes on from here.\n"
 
 
+def test_a_signal_that_comes_while_an_error_is_told_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len(told) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "_tell", tell)
+    assert main(["taks"]) == 130
+    assert [text.split("\n")[0][:30] for text in told] == ["there is no command 'taks'. Di", "stopped. The same command goes"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
