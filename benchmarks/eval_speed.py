@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -87,18 +88,26 @@ def compare(model: HFModel, samples: Sequence[Sample], rounds: int) -> tuple[Tim
 
 def random_checkpoint(shape: str, dtype: str, device: str, folder: Path) -> Path:
     """A folder of a system in a size of the paper, with weights that are noise."""
-    from transformers import AutoModelForImageTextToText, CLIPVisionConfig, GenerationConfig, LlamaConfig
+    from transformers import AutoModelForImageTextToText, GenerationConfig
 
-    system, tokenizer = SYSTEMS[SHAPES[shape]], build_tokenizer()
-    config = native_config(system, LlamaConfig(**VICUNA_7B), CLIPVisionConfig(**CLIP_L), None)
-    config.image_token_index = tokenizer.convert_tokens_to_ids("<image>")
+    config, made = in_real_size(SHAPES[shape])
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
     # A token that no answer holds ends it: random weights must not decide how long answers are.
-    model.generation_config = GenerationConfig(eos_token_id=VICUNA_7B["vocab_size"] - 1, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(eos_token_id=VICUNA_7B["vocab_size"] - 1, pad_token_id=made.tokenizer.pad_token_id)
     model.save_pretrained(folder)
-    processor(system, config, tokenizer).save_pretrained(folder)
+    made.save_pretrained(folder)
     return folder
+
+
+def in_real_size(name: str) -> tuple[Any, Any]:
+    """Configuration and processor of a system around a model of 7B, with the miniature's words."""
+    from transformers import CLIPVisionConfig, LlamaConfig
+
+    system, tokenizer = SYSTEMS[name], build_tokenizer()
+    config = native_config(system, LlamaConfig(**VICUNA_7B), CLIPVisionConfig(**CLIP_L), None)
+    config.image_token_index = tokenizer.convert_tokens_to_ids("<image>")
+    return config, processor(system, config, tokenizer)
 
 
 def prompt_operations(model: HFModel, samples: Sequence[Sample]) -> float:

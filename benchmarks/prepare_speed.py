@@ -18,12 +18,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from benchmarks.eval_speed import CLIP_L, SHAPES, VICUNA_7B
+from benchmarks.eval_speed import SHAPES, in_real_size
 from cal_bench.inputs import Reader
-from cal_bench.miniworld.base import build_tokenizer
 from cal_bench.miniworld.draw import draw
 from cal_bench.miniworld.scene import make_scene
-from cal_bench.systems.anatomy import SYSTEMS, native_config, processor
 from cal_bench.tasks.base import Generation, Sample
 
 FIRST_SEED = 870_000_000
@@ -51,12 +49,8 @@ def batches_of(count: int, size: int, side: int) -> list[list[Sample]]:
 
 
 def reader_of(system: str) -> Reader:
-    from transformers import CLIPVisionConfig, LlamaConfig
-
-    tokenizer = build_tokenizer()
-    config = native_config(SYSTEMS[system], LlamaConfig(**VICUNA_7B), CLIPVisionConfig(**CLIP_L), None)
-    config.image_token_index = tokenizer.convert_tokens_to_ids("<image>")
-    return Reader(processor(SYSTEMS[system], config, tokenizer), config.model_type)
+    config, processor = in_real_size(system)
+    return Reader(processor, config.model_type)
 
 
 def ways(read: Callable[[list[Sample]], object], batches: list[list[Sample]], workers: int) -> dict[str, Callable[[], Iterable[object]]]:

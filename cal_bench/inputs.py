@@ -62,16 +62,12 @@ class Reader:
         self._tokenizing = threading.Lock()  # tokenizers keep their settings for padding in themselves
 
     def length(self, sample: Sample) -> float:
-        """About how many tokens the sample's prompt and pictures are; those of pictures only where the processor tells them beforehand."""
-        return len(sample.prompt) / LETTERS_TO_A_TOKEN + sum(map(self._picture_tokens, sample.sizes))
+        """About how many tokens the sample is: its prompt and, in the families that were tested for it, its pictures."""
+        pictures = sum(map(self._picture_tokens, sample.sizes)) if self.shares else 0
+        return len(sample.prompt) / LETTERS_TO_A_TOKEN + pictures
 
     def _count_tokens(self, size: tuple[int, int]) -> int:
-        if not hasattr(self.processor, "_get_num_multimodal_tokens"):
-            return 0
-        try:
-            (count,) = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]]).num_image_tokens
-        except ValueError:  # a size that the processor refuses, which is said when the picture is read
-            return 0
+        (count,) = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]]).num_image_tokens
         return int(count)
 
     def read(self, samples: Sequence[Sample]) -> Inputs:

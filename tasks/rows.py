@@ -7,17 +7,19 @@ import contextlib
 import copy
 import glob
 import hashlib
-import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .base import Benchmark, BenchmarkError
 from .digests import hash_files
 from .hub import split_of
 from .lmms import Definition, quiet, refuse_truncated_pictures
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HUB = "hub"
 
@@ -45,13 +47,11 @@ class Rows:
 
     def picture_size(self, row: int) -> tuple[int, int]:
         """Width and height of the decoded picture, read from its header alone."""
-        from PIL import ExifTags, Image
+        from PIL import ExifTags
 
-        with self._blame(row):
-            value = self.pictures[row].as_py()
-            picture = Image.open(io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"])
+        with self._blame(row), _opened(self.pictures[row]) as picture:
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (picture.height, picture.width) if turned else (picture.width, picture.height)
+            return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
     def cluster(self, row: int) -> str | None:
         """A short name of the pictures of a row, equal where the pictures are; None where there is none."""
@@ -99,15 +99,22 @@ def _ends(picture: Any) -> bytes:
     return b"%d %b %b" % (len(view), bytes(view[:4096]), bytes(view[-4096:]))
 
 
-def _size(picture: Any) -> tuple[int, int] | None:
+def _opened(picture: Any) -> Image.Image:
+    """A picture of which the header alone is read, without a copy of its file."""
     import pyarrow as pa
     from PIL import Image
 
     content = picture["bytes"]
+    return Image.open(pa.BufferReader(content.as_buffer()) if content.is_valid else picture["path"].as_py())
+
+
+def _size(picture: Any) -> tuple[int, int] | None:
+    from PIL import Image
+
     try:
-        with Image.open(pa.BufferReader(content.as_buffer()) if content.is_valid else picture["path"].as_py()) as opened:
+        with _opened(picture) as opened:
             return opened.size
-    except Exception:  # of many kinds; said when the picture is loaded
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # said when the picture is loaded
         return None
 
 
