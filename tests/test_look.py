@@ -18,7 +18,7 @@ from cal_bench.look.deltas import Deltas, deltas_of
 from cal_bench.look.distribution import lines, summary
 from cal_bench.look.grid import view_of
 from cal_bench.look.heatmap import Cell, Sample, Token, heatmap_html, lay_out, pieces, read_sample
-from cal_bench.look.opened import Opened, Talks, batched, chosen, read_talks
+from cal_bench.look.opened import Opened, Talks, batched, chosen, read_talks, short_names
 from cal_bench.look.words import nearest, vocabulary, words_of
 from cal_bench.trainer_plugin.loss import IGNORED
 from tests.tasks_rows import write as write_rows
@@ -224,6 +224,17 @@ def test_every_figure_is_drawn_from_checkpoints(laid_out: list[str], tmp_path: P
     assert str(out / "words.png") in capsys.readouterr().out
 
 
+def test_models_are_called_by_as_much_of_their_path_as_tells_them_apart() -> None:
+    assert short_names(["results/a/arms/cal/it", "results/a/arms/baseline/it"]) == {
+        "results/a/arms/cal/it": "cal/it",
+        "results/a/arms/baseline/it": "baseline/it",
+    }
+    assert list(short_names(["x/a/arms/cal/it", "x/b/arms/cal/it"]).values()) == ["a/arms/cal/it", "b/arms/cal/it"]
+    assert short_names(["gpt"]) == {"gpt": "gpt"}
+    with pytest.raises(UserError, match="named twice"):
+        short_names(["one", "one"])
+
+
 def test_wrong_commands_write_nothing(laid_out: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = str(tmp_path / "one")
     assert cli.main(["look", "heatmap", one, *laid_out, "--sample", "3"]) == 2
@@ -232,7 +243,7 @@ def test_wrong_commands_write_nothing(laid_out: list[str], tmp_path: Path, capsy
     assert cli.main(["look", "haetmap", one]) == 2
     told = capsys.readouterr().err
     assert "Sample 3 has no picture" in told
-    assert "have the same name in a plot" in told
+    assert "A model is named twice" in told
     assert "expected a number of at least 1, got 0" in told
     assert "Did you mean 'heatmap'?" in told
     assert not (tmp_path / "out").exists()

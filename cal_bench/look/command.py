@@ -7,7 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cal_bench.errors import UserError
 from cal_bench.progress import say
 from cal_bench.runs import explained, write_atomically
 
@@ -43,9 +42,10 @@ def _heatmap(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
     from .heatmap import heatmap_caption, heatmap_figure, heatmap_html, read_sample
-    from .opened import chosen, open_model, read_talks
+    from .opened import chosen, open_model, read_talks, short_names
 
-    opened = open_model(arguments.models[0])
+    ((name, called),) = short_names(arguments.models).items()
+    opened = open_model(name, called)
     dataset = read_talks(opened, _talks(arguments))
     sample = read_sample(opened, dataset, chosen(dataset, arguments.sample))
     command = typed(arguments)
@@ -60,12 +60,12 @@ def _delta(arguments: Namespace, out: Path) -> list[str]:
 
     from .deltas import deltas_of
     from .distribution import distribution_caption, distribution_figure, lines, summary
-    from .opened import open_model, pictured, read_talks
+    from .opened import open_model, pictured, read_talks, short_names
 
     found = {}
-    for name in _distinct(arguments.models):
+    for name, called in short_names(arguments.models).items():
         say(f"Measuring {name}")
-        opened = open_model(name)
+        opened = open_model(name, called)
         dataset = read_talks(opened, _talks(arguments))
         bearing = pictured(dataset)
         drawn = random.Random(0).sample(bearing, min(arguments.count or 100, len(bearing)))
@@ -81,11 +81,11 @@ def _attention(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
     from .attention import attention_caption, attention_figure, attention_lines, attention_of
-    from .opened import chosen, open_model, read_talks
+    from .opened import chosen, open_model, read_talks, short_names
 
     maps, answer = [], ""
-    for name in _distinct(arguments.models):
-        opened = open_model(name)
+    for name, called in short_names(arguments.models).items():
+        opened = open_model(name, called)
         dataset = read_talks(opened, _talks(arguments))
         number = chosen(dataset, arguments.sample)
         maps.append(attention_of(opened, dataset, number))
@@ -98,12 +98,12 @@ def _attention(arguments: Namespace, out: Path) -> list[str]:
 def _words(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
-    from .opened import chosen, open_model, read_talks
+    from .opened import chosen, open_model, read_talks, short_names
     from .words import words_caption, words_figure, words_of
 
     found, number = [], 0
-    for name in _distinct(arguments.models):
-        opened = open_model(name)
+    for name, called in short_names(arguments.models).items():
+        opened = open_model(name, called)
         dataset = read_talks(opened, _talks(arguments))
         number = chosen(dataset, arguments.sample)
         found.append(words_of(opened, dataset, number))
@@ -125,9 +125,9 @@ def _labels(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
     from .labels import labels_caption, labels_figure, lines
-    from .opened import short_name
+    from .opened import short_names
 
-    moments = {short_name(name): _moments(name, arguments) for name in _distinct(arguments.models)}
+    moments = {called: _moments(name, called, arguments) for name, called in short_names(arguments.models).items()}
     command = typed(arguments)
     _make(out)
     write_atomically(out / "labels.json", _json({"command": command, "models": moments}))
@@ -135,7 +135,7 @@ def _labels(arguments: Namespace, out: Path) -> list[str]:
     return [*lines(moments), str(out / "labels.png")]
 
 
-def _moments(name: str, arguments: Namespace) -> list[dict[str, Any]]:
+def _moments(name: str, called: str, arguments: Namespace) -> list[dict[str, Any]]:
     """What was measured while a folder was trained, or else what it shows now."""
     from cal_bench.label_check import LABELS, check_labels
     from cal_bench.train import RECORD
@@ -150,22 +150,13 @@ def _moments(name: str, arguments: Namespace) -> list[dict[str, Any]]:
     record = Path(name) / RECORD
     steps = json.loads(record.read_text(encoding="utf-8")).get("steps", 0) if record.is_file() else 0
     wanted = Wanted(arguments.count or Wanted.count, arguments.template or TEMPLATE, arguments.scale or Wanted.scale)
-    return [{"step": steps, **check_labels(open_model(name), wanted)}]
+    return [{"step": steps, **check_labels(open_model(name, called), wanted)}]
 
 
 def _talks(arguments: Namespace) -> "Talks":
     from .opened import Talks
 
     return Talks(Path(arguments.data), Path(arguments.images), arguments.template or TEMPLATE)
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Names that plots can tell apart."""
-    from .opened import short_name
-
-    if len({short_name(name) for name in names}) < len(names):
-        raise UserError(f"The models {', '.join(names)} have the same name in a plot. Give folders whose last two parts differ.")
-    return names
 
 
 def _make(out: Path) -> None:

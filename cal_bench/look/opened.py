@@ -33,7 +33,7 @@ class Talks:
     template: str
 
 
-def open_model(name: str) -> Opened:
+def open_model(name: str, called: str) -> Opened:
     """A folder or a name of the hub, with pictures and prompts as the original code makes them; bfloat16 on a GPU.
 
     UserError for what is no whole checkpoint.
@@ -44,12 +44,20 @@ def open_model(name: str) -> Opened:
     processor = load_processor(folder)
     as_original(processor)
     device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    return Opened(short_name(name), load_weights(folder, device, dtype), processor)
+    return Opened(called, load_weights(folder, device, dtype), processor)
 
 
-def short_name(name: str) -> str:
-    """The last two parts of a path: arm and stage, or owner and model."""
-    return "/".join(Path(name).parts[-2:])
+def short_names(names: list[str]) -> dict[str, str]:
+    """What plots call each: the last two parts of its path (arm and stage, or owner and model), or as many as tell all of them apart.
+
+    UserError for a model that is named twice.
+    """
+    parts = {name: Path(name).parts for name in names}
+    for depth in range(2, max(3, *map(len, parts.values())) + 1):
+        short = {name: "/".join(path[-depth:]) for name, path in parts.items()}
+        if len(set(short.values())) == len(names):
+            return short
+    raise UserError(f"A model is named twice: {', '.join(names)}. Name each once.")
 
 
 def read_talks(opened: Opened, talks: Talks) -> ConversationDataset:
