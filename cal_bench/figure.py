@@ -44,7 +44,7 @@ def save(figure: Figure, path: Path, caption: str) -> None:
     """Write a PNG with the caption below the drawing; whole or not at all."""
     width = figure.get_figwidth()
     text = textwrap.fill(caption, int(width * 17.5), break_on_hyphens=False)
-    figure.text(0.08 / width, -0.08 / figure.get_figheight(), text, fontsize=CAPTION_SIZE, va="top", color="#333333")
+    figure.text(0.08 / width, -0.08 / figure.get_figheight(), text, fontsize=CAPTION_SIZE, va="top", color="#333333", parse_math=False)
     partial = path.with_name(path.name + PARTIAL)
     with explained(path):
         # The name of the program and its version would make the same drawing other bytes elsewhere.

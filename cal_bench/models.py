@@ -128,8 +128,10 @@ class HFModel:
 
     def _load(self) -> None:
         from cal_bench.features import ImageFeatures
+        from cal_bench.systems.llava import share_grids
 
         self._model = load_weights(self.folder, self.device, self.dtype)
+        share_grids(self._model, self.processor)
         self._model.generation_config = greedy(self._model.generation_config, self.processor.tokenizer)
         self._reader = Reader(self.processor, self._model.config.model_type)
         self._features = ImageFeatures(self._model)

@@ -35,7 +35,8 @@ def draw_differences(findings: Findings, path: Path) -> None:
         axes[0].set_ylim(len(pairs) - 0.4, -0.6)
         bases = {pair.before.name for pair in pairs}
         against = pairs[0].before.name if len(bases) == 1 else "the first arm of the same study"
-        save(figure, path, f"Difference to {against} with 95 % intervals; filled: more than chance (p by Holm). {_about(findings)}")
+        filled = "filled: more than chance (p by Holm; that of the mean as it is)"
+        save(figure, path, f"Difference to {against} with 95 % intervals; {filled}. {_about(findings)}")
 
 
 def draw_swaps(findings: Findings, path: Path) -> None:
@@ -49,11 +50,12 @@ def draw_swaps(findings: Findings, path: Path) -> None:
             for place, rows in enumerate(arms.values()):
                 _line(axis, place, rows, [_score(row, name) if name else mean_score(row, mean_of) for row in rows])
             axis.set_title(_title(findings, name) if name else f"mean of {len(mean_of)}")
+            _keep_possible(axis, name is None or _row(findings, name).unit in HUNDREDTHS)
             axis.yaxis.set_major_locator(MaxNLocator(4))
             axis.set_xticks(sorted({100 * row.swap for row in findings.rows}))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(arms))
         figure.supxlabel("samples whose images were exchanged in training, %", fontsize=8)
-        save(figure, path, f"Scores with 95 % intervals. {_about(findings)}")
+        save(figure, path, f"Scores with 95 % intervals, drawn as far as scores can go. {_about(findings)}")
 
 
 def is_over_swaps(findings: Findings) -> bool:
@@ -79,8 +81,12 @@ def _benchmarks(findings: Findings) -> list[str]:
 
 
 def _title(findings: Findings, benchmark: str) -> str:
-    row = next(row for pair in findings.pairs for row in pair.comparison.rows if row.benchmark == benchmark)
+    row = _row(findings, benchmark)
     return row.column if row.unit in HUNDREDTHS else f"{row.column} ({row.unit})"
+
+
+def _row(findings: Findings, benchmark: str) -> Any:
+    return next(row for pair in findings.pairs for row in pair.comparison.rows if row.benchmark == benchmark)
 
 
 def _difference(pair: Pair, benchmark: str) -> tuple[Interval, bool] | None:
@@ -121,6 +127,12 @@ def _line(axis: Any, place: int, rows: Sequence[Row], found: Sequence[Interval |
     errors = [[max(0.0, one.value - one.low) for _, one in points], [max(0.0, one.high - one.value) for _, one in points]]
     look = {"color": COLOURS[(1 - place) % len(COLOURS)], "linestyle": ("--", "-")[place % 2], "marker": MARKERS[place % len(MARKERS)]}
     axis.errorbar(shares, scores, errors, label=rows[0].arm, linewidth=1.2, markersize=3.5, elinewidth=0.8, capsize=1.5, **look)
+
+
+def _keep_possible(axis: Any, to_hundred: bool) -> None:
+    """Cut an axis where no score can be: intervals of few seeds reach far beyond, and leave nothing to be seen."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, 0.0), min(high, 100.0) if to_hundred else high)
 
 
 def _score(row: Row, benchmark: str) -> Interval | None:

@@ -247,7 +247,7 @@ def _load(model_dir: Path, stage: StageConfig) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from cal_bench.systems.llava import as_original, chat_template, fill_square
+    from cal_bench.systems.llava import as_original, chat_template, fill_square, share_grids
     from cal_bench.systems.mgm_processor import read_in_grid
     from cal_bench.systems.register import register
 
@@ -257,6 +257,7 @@ def _load(model_dir: Path, stage: StageConfig) -> tuple[Any, Any]:
     if stage.processing == "original":
         as_original(processor)
         fill_square(processor, stage.image_aspect_ratio == "pad")
+    share_grids(model, processor)
     if stage.image_grid is not None:
         read_in_grid(model.config, processor, stage.image_grid)
     processor.chat_template = chat_template(stage.template, processor) or processor.chat_template

@@ -56,6 +56,16 @@ def test_half_precision_is_as_near_to_the_truth_as_the_plain_loss() -> None:
         assert (one.grad - exact.grad).norm() <= 1.1 * (other.grad - exact.grad).norm()
 
 
+def test_small_shares_survive_half_precision_until_they_are_scaled() -> None:
+    """As under float16 with a gradient scaler: a batch of thousands of label tokens, and the scale comes in backward."""
+    targets, shares, scale = rest()[0], rest()[1] / 25_600, 65_536
+    exact, ours = operands(torch.float32), operands(torch.float16)
+    for values in (exact, ours):
+        (scale * linear_cross_entropy(*values, targets, shares)[0]).backward()
+    for one, other in zip(ours, exact, strict=True):
+        assert (one.grad.float() - other.grad).norm() <= 0.005 * other.grad.norm()
+
+
 def test_autocast_keeps_the_types_of_weights_and_gradients() -> None:
     ours = operands(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

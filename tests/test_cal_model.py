@@ -291,6 +291,10 @@ def test_what_cannot_work_is_refused() -> None:
     model = tiny_model().train()
     with pytest.raises(CALError, match="DataParallel"):
         cal.apply(torch.nn.DataParallel(model))
+    with pytest.raises(CALError, match="a Sequential has no config; apply CAL to the transformers model"):
+        cal.apply(torch.nn.Sequential(model))
+    with pytest.raises(CALError, match="expected a CALConfig"):
+        cal.apply(model, {"alpha": 1})  # type: ignore[arg-type]
     text = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
     with pytest.raises(CALError, match=r"llama.*llava"):
         cal.apply(LlamaForCausalLM(text))

@@ -128,6 +128,10 @@ def test_the_bound_survives_checkpoint_and_resume(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(CALError, match=r"0\.9.*0\.8"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for spoil in (lambda file: file.write_text("{"), Path.unlink):
+        spoil(tmp_path / "checkpoint-2" / "cal_state.json")
+        with pytest.raises(CALError, match=r"cal_state\.json can't be read"):
+            other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_a_deep_copy_goes_on_from_the_bound_and_keeps_its_own() -> None:

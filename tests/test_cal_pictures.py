@@ -70,6 +70,13 @@ def test_equal_bounds_and_packing_change_nothing(config: CALConfig, pack: bool) 
     assert_same_gradients(*gradients, relative=1e-5)
 
 
+def test_dropout_takes_the_same_from_both_readings() -> None:
+    model, inputs = tiny_model(dropout=0.5).train(), batch(2)
+    as_sharp = replace(BLURRED, sigma=0.05)  # less than a pixel: the same picture
+    assert measure(model, inputs, as_sharp).delta.abs().max() < 1e-4
+    assert measure(model, inputs, BLURRED).delta.abs().max() > 0.01
+
+
 @CONTRASTS
 def test_the_random_stream_is_left_as_it_was(config: CALConfig) -> None:
     model, inputs = tiny_model().train(), batch(2)

@@ -285,18 +285,37 @@ def test_a_checkpoint_resumes_to_the_same_end(tmp_path: Path) -> None:
             torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=1e-6, atol=1e-9)
 
 
+def test_the_best_checkpoint_really_is_loaded(tmp_path: Path) -> None:
+    _, _, trainer = train(with_cal(STRONG), tmp_path, tiny_model(), max_steps=4, save_strategy="steps", save_steps=2)
+    last = trainer.model.lm_head.weight.detach().clone()
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-2")
+    trainer._load_best_model()
+    best = type(trainer.model).from_pretrained(tmp_path / "checkpoint-2", dtype=torch.float64)
+    for name, value in best.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value)
+    assert not trainer.model.lm_head.weight.equal(last)
+
+
+def test_labels_that_a_stock_trainer_takes_away_are_warned_of(tmp_path: Path) -> None:
+    model = tiny_model()
+    cal.apply(model)
+    with pytest.warns(UserWarning, match="label_smoothing_factor"):
+        train(Trainer, tmp_path, model, label_smoothing_factor=0.1)
+
+
 @pytest.mark.parametrize(
     ("settings", "extra", "named"),
     [
+        ({}, {"model": None, "model_init": lambda: tiny_model()}, "model_init"),
         ({"label_smoothing_factor": 0.1}, {}, "label_smoothing_factor"),
         ({}, {"compute_loss_func": lambda *args, **kwargs: torch.zeros(())}, "compute_loss_func"),
     ],
 )
-def test_arguments_that_take_the_labels_away_are_refused(
+def test_arguments_that_take_labels_or_model_away_are_refused(
     tmp_path: Path, settings: dict[str, Any], extra: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(CALError, match=named):
-        CALTrainer(model=tiny_model(), args=arguments(tmp_path, **settings), train_dataset=rows(), data_collator=collate, **extra)
+        CALTrainer(**{"model": tiny_model(), **extra}, args=arguments(tmp_path, **settings), train_dataset=rows(), data_collator=collate)
 
 
 def test_several_devices_in_one_process_and_fused_kernels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

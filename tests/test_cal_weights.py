@@ -120,6 +120,12 @@ def test_tokens_of_text_only_samples_keep_weight_one(normalize: str) -> None:
     assert weighted_loss(lost, normalize).item() == pytest.approx((2 * (5 * 2 + 3 * 4) / 8 + 10) / 3)
 
 
+def test_text_alone_counts_in_a_mean_over_samples_where_alpha_is_nought() -> None:
+    tokens = LabelTokens(torch.tensor([5.0, 3.0, 0.0, 0.0]), torch.tensor([0, 0, 1, 1]), torch.tensor([True, True, False, False]))
+    lost = Lost(torch.tensor([2.0, 4.0, 10.0, 20.0]), tokens)
+    assert weighted_loss(lost, "sample").item() == pytest.approx(((5 * 2 + 3 * 4) / 8 + 15) / 2)
+
+
 def test_micro_batches_add_up_to_the_accumulated_batch() -> None:
     first, second = (tokens_of(*batch(seed=seed), CALConfig(alpha=2, beta=2)) for seed in (1, 2))
     items = len(first.nll) + len(second.nll)

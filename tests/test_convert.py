@@ -197,6 +197,8 @@ def test_what_does_not_fit_is_told_and_nothing_written(change: Any, told: str, m
     ({"model_type": "llava_mistral"}, "its model_type is 'llava_mistral'"),
     ({"mm_projector_type": "linear"}, "mm_projector_type is 'linear', but only 'mlp2x_gelu'"),
     ({"mm_vision_select_feature": "cls_patch"}, "mm_vision_select_feature is 'cls_patch'"),
+    ({"image_aspect_ratio": "anyres_max_9"}, "image_aspect_ratio is 'anyres_max_9', but only"),
+    ({"image_aspect_ratio": "anyres", "image_grid_pinpoints": "(1x1),...,(6x6)"}, r"image_grid_pinpoints is '\(1x1\)"),
 ])  # fmt: skip
 def test_other_models_are_refused(settings: dict[str, Any], told: str, make: Callable[..., Any], tmp_path: Path) -> None:
     make("llava-1.5")

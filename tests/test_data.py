@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -64,6 +65,13 @@ def test_chat_template_without_generation_prompt_is_the_rendered_conversation() 
     for template in ("v1", "gemma"):
         text = tiny_processor().apply_chat_template(messages, chat_template=CHAT_TEMPLATES[template])
         assert text == "".join(segment.text for segment in render(turns, template))
+
+
+@pytest.mark.parametrize("template", ["v1", "gemma"])
+def test_a_role_that_was_never_trained_on_is_refused(template: str) -> None:
+    messages = [{"role": "system", "content": "Answer in French."}, {"role": "user", "content": "Hi"}]
+    with pytest.raises(Exception, match="The roles are user and assistant, not system"):
+        tiny_processor().apply_chat_template(messages, chat_template=CHAT_TEMPLATES[template])
 
 
 def test_answering_asks_with_the_tokens_of_training(tmp_path: Path) -> None:
@@ -263,6 +271,12 @@ def test_a_picture_cut_short_is_named(tmp_path: Path) -> None:
     picture = tmp_path / "images" / "0.png"
     picture.write_bytes(picture.read_bytes()[:60])
     dataset = ConversationDataset([file], tmp_path / "images", DataOptions("v1"), tiny_processor())
+    with pytest.raises(CALError, match=r"0\.png can't be read"):
+        dataset[0]
+    # Pillow says it otherwise of a picture whose comment unfolds to megabytes.
+    comment = PngInfo()
+    comment.add_text("comment", "a" * 2_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(picture, pnginfo=comment)
     with pytest.raises(CALError, match=r"0\.png can't be read"):
         dataset[0]
 

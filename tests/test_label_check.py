@@ -172,6 +172,10 @@ def test_a_training_is_the_same_with_and_without_the_check(
     assert cli.main(["look", "labels", str(tmp_path / "arm" / "checked"), "--out", str(out)]) == 0
     assert json.loads((out / "labels.json").read_text())["models"] == {"arm/checked": moments}
     assert (out / "labels.png").read_bytes().startswith(b"\x89PNG")
+    # Whoever says how it is to be measured gets it measured so.
+    assert cli.main(["look", "labels", str(tmp_path / "arm" / "checked"), "--count", "3", "--out", str(out)]) == 0
+    (moment,) = json.loads((out / "labels.json").read_text())["models"]["arm/checked"]
+    assert moment["conversations"] == 3
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["arm/checked", "3", "logit"]
 
 

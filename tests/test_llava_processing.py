@@ -8,13 +8,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AddedToken, AutoProcessor, LlamaTokenizer, LlavaNextProcessor, LlavaProcessor
+from transformers import AddedToken, AutoProcessor, LlamaTokenizer, LlavaNextProcessor, LlavaProcessor, SiglipImageProcessorPil
 from transformers.models.llava_next.image_processing_llava_next import select_best_resolution
 
+from cal_bench.models import HFModel
+from cal_bench.records import Answer
 from cal_bench.systems.llava import as_original, chat_template, image_processor, tiling_image_processor
+from cal_bench.tasks.base import Generation, Sample
 from cal_bench.trainer_plugin.data import TextEncoder
 from cal_bench.trainer_plugin.templates import SYSTEM, render
 from tests.shared import SHARED
+from tests.tiny import save_tiny
 
 PICTURES = SHARED / "fixtures" / "preprocess"
 needs_pictures = pytest.mark.skipif(not PICTURES.is_dir(), reason="the golden pictures are not here")
@@ -114,4 +118,32 @@ def test_what_the_original_does_not_cover_stays() -> None:
     as_original(made)
     assert made.chat_template.startswith("[INST]")
     assert not as_original(object())
+    three = [[336, 672], [672, 336], [672, 672]]
+    made = processor(LlavaNextProcessor)
+    made.image_processor.image_grid_pinpoints = three
+    assert as_original(made)
+    assert made.image_processor.image_grid_pinpoints == three
+    # Another tower, whose pictures are resized and not cropped.
+    made = processor(LlavaProcessor)
+    made.image_processor = SiglipImageProcessorPil()
+    assert not as_original(made)
     assert chat_template("plain", made) is None
+
+
+def test_a_model_takes_tiles_apart_by_the_processors_grids(tmp_path: Path) -> None:
+    """Of small pictures several grids fit equally well, and the first counts: published checkpoints have them in transformers' order."""
+    published = save_tiny(tmp_path / "published", next_family=True)
+    config = json.loads((published / "config.json").read_text())
+    original = save_tiny(tmp_path / "original", next_family=True)
+    grids = [[56, 28], [28, 56], [56, 56], [28, 84], [84, 28]]
+    for folder, order in ((published, sorted(grids)), (original, grids)):
+        made = AutoProcessor.from_pretrained(folder)
+        made.image_processor.image_grid_pinpoints = order
+        made.save_pretrained(folder)
+        (folder / "config.json").write_text(json.dumps({**config, "image_grid_pinpoints": order}))
+    pictures = [Image.radial_gradient("L").convert("RGB").resize(size) for size in ((26, 14), (14, 26), (20, 20))]
+    samples = [Sample(n, "What?", lambda n=n: [pictures[n]], Generation(5, ()), str(n), None) for n in range(3)]  # type: ignore[misc]
+    said = [list(HFModel(folder, batch_size=1).answer(samples)) for folder in (published, original)]
+    texts = [[answer.text for answer in answers if isinstance(answer, Answer)] for answers in said]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == len(pictures)

@@ -18,7 +18,7 @@ from cal_bench.look.deltas import Deltas, deltas_of
 from cal_bench.look.distribution import lines, summary
 from cal_bench.look.grid import view_of
 from cal_bench.look.heatmap import Cell, Sample, Token, heatmap_html, lay_out, pieces, read_sample
-from cal_bench.look.opened import Opened, Talks, batched, chosen, read_talks, short_names
+from cal_bench.look.opened import Opened, Talks, batched, chosen, open_model, read_talks, short_names
 from cal_bench.look.words import nearest, vocabulary, words_of
 from cal_bench.trainer_plugin.loss import IGNORED
 from tests.tasks_rows import write as write_rows
@@ -123,6 +123,23 @@ def test_the_summary_counts_what_is_at_most_the_papers_bound() -> None:
     assert lines(numbers)[1].split() == ["m", "logit", "2", "4", "2.50", "2.50", "5.70", "75.0", "%"]
 
 
+def test_what_stands_behind_any_number_of_tokens_is_looked_at(tmp_path: Path) -> None:
+    opened, where = tiny(), talks(tmp_path)
+    where.data.write_text(json.dumps([conversation(0, "w " * 2000, "yes", "0.png")]))
+    assert len(deltas_of(opened, read_talks(opened, where), [0]).records) == len("Syes") + 1  # a space in front, an end token behind
+
+
+def test_a_checkpoint_is_looked_at_as_its_stage_read_it(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "pt")
+    assert open_model(str(folder), "pt").processor.image_processor.do_pad
+    stage = {"template": "plain", "processing": "original", "image_aspect_ratio": "square"}
+    (folder / "train.json").write_text(json.dumps({"config": stage}))
+    opened = open_model(str(folder), "pt")
+    assert (opened.template, opened.processor.image_processor.do_pad) == ("plain", False)
+    (folder / "train.json").write_text(json.dumps({"config": {**stage, "processing": "checkpoint"}}))
+    assert type(open_model(str(folder), "pt").processor.image_processor).__name__.startswith("CLIP")
+
+
 @pytest.mark.parametrize("next_family", [False, True])
 def test_the_view_is_the_whole_picture_and_its_tokens(next_family: bool, tmp_path: Path) -> None:
     opened = tiny(next_family)
@@ -203,7 +220,9 @@ def laid_out(tmp_path: Path) -> list[str]:
     """Two checkpoints and conversations; the flags that name the conversations."""
     for name in ("one", "two"):
         save_tiny(tmp_path / name)
-    write_data(tmp_path)
+    file = write_data(tmp_path)
+    # Dollars are no formula in what stands below a drawing.
+    file.write_text(file.read_text().replace("Shade 0", "$\\\\begin{x}$ 5"))
     return ["--data", str(tmp_path / "train.json"), "--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
 
 
@@ -265,13 +284,13 @@ def test_a_caption_has_the_command_without_folders_of_this_machine() -> None:
 def test_answers_of_two_runs_side_by_side(tmp_path: Path) -> None:
     write_rows(tmp_path, "chartqa")
     scores = {"one": [0.0, 1.0, 0, 0, *[1.0] * 8], "two": [1.0, 0.0, 0, 0, *[1.0] * 8]}
-    said = {"one": {0: "a|b <i>\n`c`", 1: "right"}, "two": {0: "0", 1: "wrong"}}
+    said = {"one": {0: "a|b <i>\r`c` \ud83d", 1: "right"}, "two": {0: "0", 1: "wrong"}}
     runs = [str(write_run(tmp_path / name, [chartqa(given, tmp_path)], said[name], "..")) for name, given in scores.items()]
     out = tmp_path / "out"
     assert cli.main(["look", "answers", *runs, "--count", "2", "--out", str(out)]) == 0
     text = (out / "answers.md").read_text()
     assert "## VQA-Chart\n\n1 better, 1 worse, 2 both wrong.\n" in text
-    assert "| **one (0)** | a\\|b &lt;i&gt;<br>\\`c\\` |\n| **two (1)** | 0 |" in text
+    assert "| **one (0)** | a\\|b &lt;i&gt;<br>\\`c\\` \\ud83d |\n| **two (1)** | 0 |" in text
     assert "| **Question** | How many in 1? |\n| **Expected** | 10 |\n| **one (1)** | right |\n| **two (0)** | wrong |" in text
     assert text.index("chartqa 1: worse") < text.index("chartqa 0: better")
     assert "chartqa 2" not in text

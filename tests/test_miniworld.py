@@ -199,9 +199,10 @@ def test_the_right_answers_get_full_marks_from_the_real_scorers(world: Path):
 
 
 def test_the_tokenizer_keeps_any_text_and_knows_every_word():
-    from cal_bench.miniworld.base import STOCK, build_tokenizer
+    from cal_bench.miniworld.base import BASE, STOCK, build_tokenizer
 
     tokenizer = build_tokenizer()
+    assert (BASE / "tokenizer" / "chat_template.jinja").read_text() == tokenizer.chat_template
     for text in ("the red ball [0.12, 1.00]", "wörld 日本 \t x=12345\n  two", " leading", "a</b> & é", texts.SHORT):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
     for word in CONTENT:

@@ -141,6 +141,7 @@ def both_passes(model: nn.Module, inputs: dict[str, Any], config: CALConfig, con
     # Some collators hide a picture in the padding of a batch of text alone, so that every process runs the vision tower.
     image = placeholders(model.config, inputs["input_ids"]) & mask
     arguments = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_BASE}
+    drawn = random_state(mask.device) if config.contrast in PICTURED else None
     # What is recorded is the call before it is packed.
     with recorded(decoder) as call, packed(decoder, mask) if config.pack else nullcontext():
         hidden = model.base_model(**arguments, use_cache=False)[0]
@@ -149,17 +150,33 @@ def both_passes(model: nn.Module, inputs: dict[str, Any], config: CALConfig, con
     if rows is None:
         return Passes(hidden, image, image.any(dim=1), None)
     if config.contrast in PICTURED:
-        with unrecorded(hidden.device), packed(decoder, mask) if config.pack else nullcontext():
+        # Both readings lose the same to dropout, so that what differs is the picture.
+        with unrecorded(hidden.device, drawn), packed(decoder, mask) if config.pack else nullcontext():
             less = model.base_model(**with_less(arguments, config), use_cache=False)[0]
         return Passes(hidden, image, image.any(dim=1), _in_place(less, image, rows))
     hide = torch.zeros_like(image) if model.config.model_type in CROSS_ATTENTION else image
     return Passes(hidden, image, image.any(dim=1), _blind_pass(decoder, _Rows(call, mask, hide, rows), config.contrast))
 
 
+RandomState = tuple[Tensor, Tensor | None]  # of the CPU, and of the device if it is another
+
+
+def random_state(device: torch.device) -> RandomState:
+    """Where the streams of random numbers are that dropout draws from."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
 @contextmanager
-def unrecorded(device: torch.device) -> Iterator[None]:
-    """Without gradients, and with the dropout stream as it is without CAL, so that two arms with one seed draw the same."""
+def unrecorded(device: torch.device, state: RandomState | None = None) -> Iterator[None]:
+    """Without gradients, and with the dropout stream as it is without CAL, so that two arms with one seed draw the same.
+
+    What is drawn meanwhile begins at `state`, if it is given.
+    """
     with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if state is not None:
+            torch.set_rng_state(state[0])
+            if state[1] is not None:
+                torch.cuda.set_rng_state(state[1], device)
         yield
 
 

@@ -30,11 +30,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=precise) if for_weight else None
         d_bias = torch.zeros_like(bias, dtype=precise) if bias is not None and for_bias else None
         nll = torch.empty(len(hidden), dtype=precise, device=hidden.device)
+        # Half precision has no numbers for the slopes of rows that are one of many: they are made large, and small again in backward.
+        peak = shares.abs().amax().clamp(min=torch.finfo(shares.dtype).tiny) if len(shares) else shares.new_ones(())
         step = max(1, CHUNK // len(weight))
         for rows in (slice(start, start + step) for start in range(0, len(hidden), step)):
             projected = F.linear(hidden[rows], weight, bias)
             low = projected.dtype
-            slope, nll[rows] = _slope(projected.to(precise), targets[rows], shares[rows])
+            slope, nll[rows] = _slope(projected.to(precise), targets[rows], shares[rows] / peak)
             if d_bias is not None:
                 d_bias += slope.sum(dim=0)
             slope = slope.to(low)
@@ -42,7 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_hidden[rows] = (slope @ weight.to(low)).to(hidden.dtype)
             if d_weight is not None:
                 _add_product(d_weight, slope.T, hidden[rows].to(low))
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias, peak)
         ctx.dtypes = weight.dtype, bias.dtype if bias is not None else None
         ctx.mark_non_differentiable(nll)
         return (shares * nll).sum(), nll
@@ -50,7 +52,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, above: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight, d_bias = (None if slope is None else slope * above for slope in ctx.saved_tensors)
+        *slopes, peak = ctx.saved_tensors
+        d_hidden, d_weight, d_bias = (None if slope is None else slope * (peak * above) for slope in slopes)
         weight_dtype, bias_dtype = ctx.dtypes
         return (
             d_hidden,

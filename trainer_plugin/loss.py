@@ -62,7 +62,7 @@ def measure(model: nn.Module, inputs: dict[str, Any], config: CALConfig, step: S
     targets = shifted.where(labelled, 0)
     rows = labelled.nonzero()[:, 0]
     seeing = passes.seeing[rows]
-    gap = Gap(judge.hidden.detach(), judge.blind, targets)
+    gap = Gap(judge.hidden.detach(), judge.blind, targets, judge.seeing)
 
     def work(head: Head, hidden: Tensor) -> Measured:
         with without_adapters(model) if apart else nullcontext():
@@ -174,6 +174,7 @@ class Gap:
     hidden: Tensor  # [B, S, H]
     blind: BlindPass | None
     targets: Tensor  # [B, T-1]
+    seeing: Tensor  # [B] bool: rows with an image; another may have been read again for the sake of other processes
 
     def at(self, where: Tensor, head: Head, signal: str) -> Tensor:
         """Deltas [B, T-1]; zero outside `where`, in text-only rows, and where no token is left to predict from.
@@ -183,7 +184,7 @@ class Gap:
         deltas = torch.zeros(self.targets.shape, dtype=torch.float32, device=self.targets.device)
         if self.blind is None:
             return deltas
-        rows, positions = (where & (self.blind.index >= 0)[:, None]).nonzero(as_tuple=True)
+        rows, positions = (where & self.seeing[:, None]).nonzero(as_tuple=True)
         unseeing, exists = self.blind.at(rows, positions)
         targets = self.targets[rows, positions]
         with torch.no_grad():

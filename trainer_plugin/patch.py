@@ -6,6 +6,7 @@ trainers see one ordinary call per step.
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MethodType
@@ -112,6 +113,10 @@ def apply(model: nn.Module, config: CALConfig | None = None) -> Handle:
     model = unwrapped(model)
     if isinstance(model, nn.DataParallel):
         raise CALError("CAL does not run under nn.DataParallel; use one process per device (accelerate launch, torchrun)")
+    if not hasattr(model, "config"):
+        raise CALError(f"a {type(model).__name__} has no config; apply CAL to the transformers model, before anything is put around it")
+    if not isinstance(config, CALConfig | None):
+        raise CALError(f"expected a CALConfig, not {config!r}; write CALConfig(alpha=1, beta=5)")
     if HANDLE in model.__dict__:
         raise CALError("this model already has CAL; call handle.remove() first")
     if is_patched(model):
@@ -145,6 +150,12 @@ def check_router(model: nn.Module) -> None:
         )
 
 
+_NO_LABELS = (
+    "a forward in train mode had no labels, and so no CAL: label_smoothing_factor and compute_loss_func of a trainer take them away"
+    " from the model; leave them out"
+)
+
+
 def _check_took_part(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     handle = model.__dict__[HANDLE]
     if model.training and kwargs.get("labels") is not None and handle.forwards == handle.guarded:
@@ -171,6 +182,8 @@ def _patched(model_type: type[nn.Module]) -> Callable[..., Any]:
         bound = signature.bind(self, *args, **kwargs).arguments
         named = {name: value for name, value in bound.items() if name not in ("self", extra)} | bound.get(extra, {})
         if not self.training or named.get("labels") is None:
+            if self.training and torch.is_grad_enabled():
+                warnings.warn(_NO_LABELS, stacklevel=2)
             return plain(self, *args, **kwargs)
         items, as_dict = named.pop("num_items_in_batch", None), named.get("return_dict", True)
         loss = _loss(self.__dict__[HANDLE], named, items)

@@ -112,10 +112,10 @@ def swap_images(records: list[Record], share: float, seed: int) -> tuple[list[Re
     pairs: list[tuple[int, int]] = []
     while waiting and len(pairs) < wanted:
         first = waiting.pop()
-        second = next((index for index in reversed(waiting) if _exchangeable(records[first], records[index])), None)
-        if second is None:
+        near = (place for place in reversed(range(len(waiting))) if _exchangeable(records[first], records[waiting[place]]))
+        if (place := next(near, None)) is None:
             continue
-        waiting.remove(second)
+        second = waiting.pop(place)
         pairs.append((first, second))
         for index, other in ((first, second), (second, first)):
             swapped[index] = Record(records[index].id, records[other].images, records[index].segments)

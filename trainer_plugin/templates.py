@@ -114,6 +114,7 @@ _QUESTION = (
     "{%- endif -%}"
     "{%- endmacro -%}"
 )
+_OTHER_ROLE = "{%- else -%}{{ raise_exception('The roles are user and assistant, not ' + message.role) }}{%- endif -%}"
 
 # For apply_chat_template: the same texts as above, again without the begin token.
 CHAT_TEMPLATES: dict[str, str] = {
@@ -121,13 +122,15 @@ CHAT_TEMPLATES: dict[str, str] = {
     + f'{{{{ "{SYSTEM} " }}}}'
     + "{%- for message in messages -%}"
     + "{%- if message.role == 'user' -%}{{ 'USER: ' + question(message.content) }}"
-    + "{%- else -%}{{ ' ASSISTANT: ' + question(message.content) + '</s>' }}{%- endif -%}"
+    + "{%- elif message.role == 'assistant' -%}{{ ' ASSISTANT: ' + question(message.content) + '</s>' }}"
+    + _OTHER_ROLE
     + "{%- endfor -%}"
     + "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' }}{%- endif -%}",
     "gemma": _QUESTION
     + "{%- for message in messages -%}"
     + "{%- if message.role == 'user' -%}{{ '<start_of_turn>user\n' + question(message.content) + '<end_of_turn>\n' }}"
-    + "{%- else -%}{{ '<start_of_turn>model\n' + question(message.content) + '<end_of_turn>\n<eos>' }}{%- endif -%}"
+    + "{%- elif message.role == 'assistant' -%}{{ '<start_of_turn>model\n' + question(message.content) + '<end_of_turn>\n<eos>' }}"
+    + _OTHER_ROLE
     + "{%- endfor -%}"
     + "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}",
 }

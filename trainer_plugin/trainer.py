@@ -58,13 +58,22 @@ class CALMixin(Stock):
         it warns of missing keys and goes on from whatever weights the model has. Sharded trainings do load theirs.
         """
         folder = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if folder and not sharded and (Path(folder) / "config.json").is_file():
-            self.model.load_state_dict(type(self.model).from_pretrained(folder).state_dict())
-        if folder and self.cal.quantile is not None and (Path(folder) / STATE).is_file():
-            self.cal.quantile.load(json.loads((Path(folder) / STATE).read_text(encoding="utf-8")))
+        if folder:
+            self._load_weights(Path(folder))
+            if self.cal.quantile is not None:
+                self.cal.quantile.load(_state(Path(folder) / STATE))
         self._paced = None
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.state.best_model_checkpoint:
+            self._load_weights(Path(self.state.best_model_checkpoint))
+
+    def _load_weights(self, folder: Path) -> None:
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if not sharded and (folder / "config.json").is_file():
+            self.model.load_state_dict(type(self.model).from_pretrained(folder).state_dict())
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
@@ -86,11 +95,11 @@ class CALMixin(Stock):
         step, every = self.state.global_step + 1, self.cal.config.every
         return bool(-step % max(self.state.logging_steps, 1) < every or step > self.state.max_steps - every)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Here, because the trainer's own state, which makes a checkpoint whole, is written after.
         if self.cal.quantile is not None and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            (folder / STATE).write_text(json.dumps(self.cal.quantile.state()) + "\n", encoding="utf-8")
+            (Path(output_dir) / STATE).write_text(json.dumps(self.cal.quantile.state()) + "\n", encoding="utf-8")
 
     def prediction_step(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
         """Stock, but labels on image placeholders are gone, from the loss and from the count that it is divided by."""
@@ -122,8 +131,21 @@ class CALMixin(Stock):
         return {"seconds_per_step": (now - before) / max(step - step_before, 1)}
 
 
+def _state(file: Path) -> Any:
+    """What a checkpoint keeps of CAL; CALError if it is not there."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CALError(
+            f"{file} can't be read ({error}), so the bound of CALConfig(quantile=…) is not known; go on from a checkpoint that was saved"
+            " whole, by a training with the same CALConfig"
+        ) from error
+
+
 def _check_arguments(trainer: Any) -> None:
     problems = []
+    if trainer.model_init is not None:
+        problems.append("model_init makes a new model, without CAL, when training begins; pass model")
     if trainer.args.label_smoothing_factor != 0:
         problems.append("label_smoothing_factor takes the labels away from the model; set it to 0")
     if trainer.compute_loss_func is not None:

@@ -69,10 +69,11 @@ def loss_shares(tokens: LabelTokens, normalize: str, items: Tensor | int | None 
 
 
 def _row_shares(tokens: LabelTokens) -> Tensor:
-    """A weighted mean within each row, and a plain mean over the rows."""
+    """A weighted mean within each row, and a plain mean over the rows; text alone is weighted evenly, also where alpha is 0."""
     rows, which = tokens.rows.unique(return_inverse=True)
-    weight = tokens.weights.new_zeros(len(rows)).index_add(0, which, tokens.weights)
-    return _ratio(tokens.weights, weight[which]) / max(len(rows), 1)
+    weights = torch.where(tokens.seeing, tokens.weights, 1.0)
+    total = weights.new_zeros(len(rows)).index_add(0, which, weights)
+    return _ratio(weights, total[which]) / max(len(rows), 1)
 
 
 def _token_shares(tokens: LabelTokens, items: Tensor | int | None, across_processes: bool) -> Tensor:

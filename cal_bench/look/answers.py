@@ -32,11 +32,12 @@ def answers_markdown(runs: Sequence[str], data: str | None, count: int, out: Pat
     """The largest changes of each benchmark, better and worse in turn, at most `count` each; pictures go to out/pictures."""
     pair = read_pair(runs)
     head = [
-        f"# The same questions, answered by {pair.before.name} and {pair.after.name}",
+        f"# The same questions, answered by {_cell(pair.before.name)} and {_cell(pair.after.name)}",
         f"Of each benchmark at most {count} samples: the largest changes, worse and better in turn, then some that both got wrong."
         f" Made by `{command}`.",
     ]
-    return "\n\n".join([*head, *(block for shown in _shown(pair, data, count) for block in _blocks(pair, shown, out))]) + "\n"
+    text = "\n\n".join([*head, *(block for shown in _shown(pair, data, count) for block in _blocks(pair, shown, out))]) + "\n"
+    return text.encode(errors="backslashreplace").decode()  # an answer may end in half of a character's code
 
 
 def _shown(pair: Pair, data: str | None, count: int) -> Iterator[Shown]:
@@ -52,7 +53,7 @@ def _shown(pair: Pair, data: str | None, count: int) -> Iterator[Shown]:
 
 
 def _blocks(pair: Pair, shown: Shown, out: Path) -> Iterator[str]:
-    yield f"## {get(shown.benchmark).column}\n\n{shown.counts}.{f' {shown.asked.note}' if shown.asked.note else ''}"
+    yield f"## {get(shown.benchmark).column}\n\n{shown.counts}.{f' {_cell(shown.asked.note)}' if shown.asked.note else ''}"
     for change in shown.changes:
         yield f"### {shown.benchmark} {change.id}: {SAID[change.kind]}"
         question = shown.asked.questions.get(change.id)
@@ -87,4 +88,4 @@ def _cell(text: str) -> str:
     escaped = escape(text.strip(), quote=False)
     for mark in "\\`*_[]|~#":
         escaped = escaped.replace(mark, f"\\{mark}")
-    return escaped.replace("\n", "<br>")
+    return "<br>".join(escaped.splitlines())

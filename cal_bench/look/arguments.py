@@ -86,7 +86,9 @@ def _add_talks(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_template(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--template", choices=TEMPLATES, help="how conversations are written (default: v1, as Vicuna's)")
+    parser.add_argument(
+        "--template", choices=TEMPLATES, help="how conversations are written (default: as the checkpoint was trained, or else v1, Vicuna's)"
+    )
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ CLEAR_TO_FULL = LinearSegmentedColormap.from_list("attention", [to_rgba(COLOURS[
 class Attention:
     """The map [rows, rows] of a model over its view of the picture, in shares of all attention of `layers` layers (the most is `layers`).
 
-    `on_image` is the share of all attention that falls on any image token, `positions` the number of queries.
+    `on_image` is the share of all attention that falls on any image token, `positions` the number of queries, `answer` what they predict.
     """
 
     model: str
@@ -42,6 +42,7 @@ class Attention:
     on_image: float
     layers: int
     positions: int
+    answer: str
 
 
 @dataclass
@@ -73,7 +74,14 @@ def attention_of(opened: Opened, dataset: ConversationDataset, number: int) -> A
     if not found.layers:
         raise UserError(f"The language model of {opened.name} does not give its attention weights. Give another checkpoint.")
     values = found.total[: view.rows**2].view(view.rows, view.rows).cpu()
-    return Attention(opened.name, view, values, float(found.total.sum()) / found.layers, found.layers, len(queries))
+    on_image = float(found.total.sum()) / found.layers
+    return Attention(opened.name, view, values, on_image, found.layers, len(queries), _answer(opened, dataset, number))
+
+
+def _answer(opened: Opened, dataset: ConversationDataset, number: int) -> str:
+    end = opened.processor.tokenizer.eos_token or ""
+    labelled = [segment.text.strip() for segment in dataset.records[number].segments if segment.labelled]
+    return " / ".join(text.removesuffix(end).strip() for text in labelled)
 
 
 @contextmanager
@@ -114,10 +122,13 @@ def attention_figure(maps: Sequence[Attention]) -> Figure:
     return figure
 
 
-def attention_caption(maps: Sequence[Attention], text: str, command: str) -> str:
+def attention_caption(maps: Sequence[Attention], command: str) -> str:
     """What is drawn, of what, and how."""
-    first, said = maps[0], shorten(text, 160, placeholder="…")
+    layers, positions = (
+        " and ".join(dict.fromkeys(map(str, of))) for of in zip(*((one.layers, one.positions) for one in maps), strict=True)
+    )
+    said = shorten(maps[0].answer, 160, placeholder="…")
     return (
-        f"Attention to each image token of the whole picture, summed over {first.layers} layers, averaged over heads and over the"
-        f" n = {first.positions} positions that predict the answer “{said}”. One scale for all models. Made by: {command}"
+        f"Attention to each image token of the whole picture, summed over {layers} layers, averaged over heads and over the"
+        f" n = {positions} positions that predict the answer “{said}”. One scale for all models. Made by: {command}"
     )

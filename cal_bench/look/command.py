@@ -13,7 +13,6 @@ from cal_bench.runs import explained, write_atomically
 if TYPE_CHECKING:
     from .opened import Talks
 
-TEMPLATE = "v1"
 # Flags that decide what is drawn, as they go into captions.
 FLAGS = ("data", "images", "template", "sample", "count", "scale")
 
@@ -58,18 +57,19 @@ def _heatmap(arguments: Namespace, out: Path) -> list[str]:
 def _delta(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
-    from .deltas import deltas_of
+    from .deltas import Deltas, deltas_of
     from .distribution import distribution_caption, distribution_figure, lines, summary
     from .opened import open_model, pictured, read_talks, short_names
 
-    found = {}
-    for name, called in short_names(arguments.models).items():
+    def measured(name: str, called: str) -> Deltas:
         say(f"Measuring {name}")
         opened = open_model(name, called)
         dataset = read_talks(opened, _talks(arguments))
         bearing = pictured(dataset)
         drawn = random.Random(0).sample(bearing, min(arguments.count or 100, len(bearing)))
-        found[opened.name] = deltas_of(opened, dataset, sorted(drawn))
+        return deltas_of(opened, dataset, sorted(drawn))
+
+    found = {called: measured(name, called) for name, called in short_names(arguments.models).items()}
     numbers, command = summary(found), typed(arguments)
     _make(out)
     write_atomically(out / "delta.json", _json({"command": command, "models": numbers}))
@@ -80,18 +80,17 @@ def _delta(arguments: Namespace, out: Path) -> list[str]:
 def _attention(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
-    from .attention import attention_caption, attention_figure, attention_lines, attention_of
+    from .attention import Attention, attention_caption, attention_figure, attention_lines, attention_of
     from .opened import chosen, open_model, read_talks, short_names
 
-    maps, answer = [], ""
-    for name, called in short_names(arguments.models).items():
+    def measured(name: str, called: str) -> Attention:
         opened = open_model(name, called)
         dataset = read_talks(opened, _talks(arguments))
-        number = chosen(dataset, arguments.sample)
-        maps.append(attention_of(opened, dataset, number))
-        answer = " / ".join(segment.text.strip() for segment in dataset.records[number].segments if segment.labelled)
+        return attention_of(opened, dataset, chosen(dataset, arguments.sample))
+
+    maps = [measured(name, called) for name, called in short_names(arguments.models).items()]
     _make(out)
-    save(attention_figure(maps), out / "attention.png", attention_caption(maps, answer, typed(arguments)))
+    save(attention_figure(maps), out / "attention.png", attention_caption(maps, typed(arguments)))
     return [*attention_lines(maps), str(out / "attention.png")]
 
 
@@ -99,24 +98,24 @@ def _words(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
     from .opened import chosen, open_model, read_talks, short_names
-    from .words import words_caption, words_figure, words_of
+    from .words import Words, words_caption, words_figure, words_of
 
-    found, number = [], 0
-    for name, called in short_names(arguments.models).items():
+    def measured(name: str, called: str) -> Words:
         opened = open_model(name, called)
         dataset = read_talks(opened, _talks(arguments))
-        number = chosen(dataset, arguments.sample)
-        found.append(words_of(opened, dataset, number))
+        return words_of(opened, dataset, chosen(dataset, arguments.sample))
+
+    found = [measured(name, called) for name, called in short_names(arguments.models).items()]
     _make(out)
-    save(words_figure(found), out / "words.png", words_caption(found, number, typed(arguments)))
+    save(words_figure(found), out / "words.png", words_caption(found, typed(arguments)))
     return [f"{one.model}: mean cosine {one.nearness.mean():.3f} over {len(one.words)} patches" for one in found] + [str(out / "words.png")]
 
 
 def _answers(arguments: Namespace, out: Path) -> list[str]:
     from .answers import answers_markdown
 
-    _make(out)
     text = answers_markdown(arguments.models, arguments.data, arguments.count or 2, out, typed(arguments))
+    _make(out)
     write_atomically(out / "answers.md", text)
     return [str(out / "answers.md")]
 
@@ -144,19 +143,21 @@ def _moments(name: str, called: str, arguments: Namespace) -> list[dict[str, Any
     from .held_out import Wanted
     from .opened import open_model
 
-    if logged := read_log(Path(name) / LABELS):
+    asked = any(getattr(arguments, flag) is not None for flag in ("count", "template", "scale"))
+    if not asked and (logged := read_log(Path(name) / LABELS)):
         return logged
-    say(f"Measuring {name}, which was not trained with label_check")
+    say(f"Measuring {name}{'' if asked else ', which was not trained with label_check'}")
     record = Path(name) / RECORD
     steps = json.loads(record.read_text(encoding="utf-8")).get("steps", 0) if record.is_file() else 0
-    wanted = Wanted(arguments.count or Wanted.count, arguments.template or TEMPLATE, arguments.scale or Wanted.scale)
-    return [{"step": steps, **check_labels(open_model(name, called), wanted)}]
+    opened = open_model(name, called)
+    wanted = Wanted(arguments.count or Wanted.count, arguments.template or opened.template, arguments.scale or Wanted.scale)
+    return [{"step": steps, **check_labels(opened, wanted)}]
 
 
 def _talks(arguments: Namespace) -> "Talks":
     from .opened import Talks
 
-    return Talks(Path(arguments.data), Path(arguments.images), arguments.template or TEMPLATE)
+    return Talks(Path(arguments.data), Path(arguments.images), arguments.template)
 
 
 def _make(out: Path) -> None:

@@ -14,7 +14,7 @@ from .separation import SIGNALS
 
 BOUND = 5.0  # the paper's upper bound; about 90 % of its deltas are at most this
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)
-BINS = 60
+BINS = 30
 
 Found = Mapping[str, Deltas]  # by model
 

@@ -19,7 +19,7 @@ from cal_bench.trainer_plugin.data import ConversationDataset, DataOptions, Text
 from cal_bench.trainer_plugin.templates import IMAGE, Segment
 
 from .deltas import deltas_of
-from .opened import Opened
+from .opened import UNCUT, Opened
 from .separation import OTHER, SIGNALS, SWAPPED, VISUAL, Judged
 
 FIRST_SEED = FIRST_TEST_SEED + 1_000_000  # past those that the base is judged by
@@ -68,7 +68,7 @@ def _row(seed: int, folder: Path, wanted: Wanted) -> dict[str, Any]:
 def _dataset(folder: Path, name: str, rows: list[dict[str, Any]], processor: Any, wanted: Wanted) -> ConversationDataset:
     file = folder / f"{name}.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
-    return ConversationDataset([file], folder, DataOptions(wanted.template), processor)
+    return ConversationDataset([file], folder, DataOptions(wanted.template, UNCUT), processor)
 
 
 def kinds_of(encoder: TextEncoder, segments: Sequence[Segment], spans: Sequence[Spans]) -> tuple[str, ...]:

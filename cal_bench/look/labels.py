@@ -65,10 +65,14 @@ def _draw(axes: Any, points: Sequence[Sequence[float]], label: str, style: Mappi
 
 def labels_caption(moments: Moments, command: str) -> str:
     """What is drawn, of how many, and how."""
-    last = next(iter(moments.values()))[-1]
-    tokens = ", ".join(f"{number:,} {kind}" for kind, number in last["tokens"].items())
+    sizes = " or ".join(dict.fromkeys(_size(found[-1]) for found in moments.values()))
     return (
-        f"How often the first kind of label token has the larger delta. n = {last['conversations']} held-out conversations of the"
-        f" miniature world ({tokens} tokens); swapped are the visual tokens read with another conversation's picture, some of which"
+        f"How often the first kind of label token has the larger delta. n = {sizes} held-out conversations of the miniature world;"
+        " swapped are the visual tokens read with another conversation's picture, some of which"
         f" are true of it too. Bands and bars: 95 % bootstrap over conversations. Made by: {command}"
     )
+
+
+def _size(last: Mapping[str, Any]) -> str:
+    tokens = ", ".join(f"{number:,} {kind}" for kind, number in last["tokens"].items())
+    return f"{last['conversations']} ({tokens} tokens)"

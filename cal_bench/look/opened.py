@@ -1,5 +1,6 @@
 """A checkpoint opened to be looked into, and conversations as it was trained to read them."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,41 +11,59 @@ from cal_bench.checkpoints import weight_files
 from cal_bench.errors import UserError
 from cal_bench.loading import load_processor, load_weights
 from cal_bench.models import checkpoint_folder
-from cal_bench.systems.llava import as_original
+from cal_bench.systems.llava import as_original, fill_square, share_grids
 from cal_bench.systems.register import register
+from cal_bench.train import RECORD
 from cal_bench.trainer_plugin.data import Collator, ConversationDataset, DataOptions
+
+UNCUT = 1 << 30  # longest conversation, in tokens: what stands behind the picture is what is looked at
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that is ready to be asked, with its processor, and what plots call it."""
+    """A model that is ready to be asked, with its processor, what plots call it, and the template it was trained with."""
 
     name: str
     model: Any
     processor: Any
+    template: str = "v1"
 
 
 @dataclass(frozen=True)
 class Talks:
-    """Where conversations lie (LLaVA's JSON, and the folder of its pictures), and the template that renders them."""
+    """Where conversations lie (LLaVA's JSON, and the folder of its pictures), and the template that renders them, if not the model's."""
 
     data: Path
     images: Path
-    template: str
+    template: str | None
 
 
 def open_model(name: str, called: str) -> Opened:
-    """A folder or a name of the hub, with pictures and prompts as the original code makes them; bfloat16 on a GPU.
+    """A folder or a name of the hub; bfloat16 on a GPU.
 
-    UserError for what is no whole checkpoint.
+    Pictures and prompts are as in the stage that trained it, or else as the original code makes them. UserError for what is no whole
+    checkpoint.
     """
     register()
     folder = checkpoint_folder(name)
     weight_files(folder)
     processor = load_processor(folder)
-    as_original(processor)
+    stage = _trained(folder)
+    if stage.get("processing", "original") == "original":
+        as_original(processor)
+        if stage:
+            fill_square(processor, stage["image_aspect_ratio"] == "pad")
     device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    return Opened(called, load_weights(folder, device, dtype), processor)
+    model = load_weights(folder, device, dtype)
+    share_grids(model, processor)
+    return Opened(called, model, processor, stage.get("template", Opened.template))
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """The settings of the stage that made the checkpoint; empty for one from elsewhere."""
+    record = folder / RECORD
+    stage: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["config"] if record.is_file() else {}
+    return stage
 
 
 def short_names(names: list[str]) -> dict[str, str]:
@@ -62,7 +81,7 @@ def short_names(names: list[str]) -> dict[str, str]:
 
 def read_talks(opened: Opened, talks: Talks) -> ConversationDataset:
     """The conversations as features for this model; CALError for data that does not fit."""
-    return ConversationDataset([talks.data], talks.images, DataOptions(talks.template), opened.processor)
+    return ConversationDataset([talks.data], talks.images, DataOptions(talks.template or opened.template, UNCUT), opened.processor)
 
 
 def pictured(dataset: ConversationDataset) -> list[int]:

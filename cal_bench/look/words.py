@@ -26,9 +26,10 @@ LONGEST = 9  # letters of a word that a patch has room for
 
 @dataclass(frozen=True)
 class Words:
-    """The nearest word to each patch, row by row, and how near it is (cosine) [patches]."""
+    """The nearest word to each patch of a sample, row by row, and how near it is (cosine) [patches]."""
 
     model: str
+    sample: int
     view: View
     words: tuple[str, ...]
     nearness: Tensor
@@ -41,7 +42,7 @@ def words_of(opened: Opened, dataset: ConversationDataset, number: int) -> Words
     vectors = opened.model.get_input_embeddings().weight.detach()[list(known)]
     nearness, places = nearest(view.tokens, vectors)
     names = list(known.values())
-    return Words(opened.name, view, tuple(names[place] for place in places.tolist()), nearness.cpu())
+    return Words(opened.name, number, view, tuple(names[place] for place in places.tolist()), nearness.cpu())
 
 
 def vocabulary(opened: Opened) -> dict[int, str]:
@@ -71,15 +72,15 @@ def words_figure(found: Sequence[Words]) -> Figure:
             for place, (word, near) in enumerate(zip(one.words, one.nearness.tolist(), strict=True)):
                 row, column = divmod(place, one.view.rows)
                 shown = word if len(word) <= LONGEST else word[: LONGEST - 1] + "…"
-                darkness = 0.45 + 0.55 * max(near, 0.0)
+                darkness = 0.45 + 0.55 * min(max(near, 0.0), 1.0)
                 axes.text(column, row, shown, ha="center", va="center", fontsize=7.5, color=(0, 0, 0, darkness), parse_math=False)
     return figure
 
 
-def words_caption(found: Sequence[Words], number: int, command: str) -> str:
+def words_caption(found: Sequence[Words], command: str) -> str:
     """What is drawn, of what, and how."""
+    grids = " and ".join(dict.fromkeys(f"{one.view.rows} x {one.view.rows}" for one in found))
     return (
-        f"For each of the {found[0].view.rows} x {found[0].view.rows} patches of sample {number} the word of the vocabulary whose"
-        f" input embedding has the largest cosine with the patch's feature behind the projector; the larger, the darker. n ="
-        f" {len(found[0].words)} patches, none left out. Made by: {command}"
+        f"For each of the {grids} patches of sample {found[0].sample} the word of the vocabulary whose input embedding has the largest"
+        f" cosine with the patch's feature behind the projector; the larger, the darker. None is left out. Made by: {command}"
     )

@@ -48,7 +48,7 @@ def read_pair(given: Sequence[str]) -> Pair:
     """BEFORE and AFTER, or a study of two arms, or the demo that is shipped; a UserError for anything else."""
     folders = [_demo_folder()] if list(given) == [DEMO] and not Path(DEMO).exists() else [Path(run) for run in given]
     if len(folders) not in (1, 2):
-        raise UserError(f"page takes two run folders, BEFORE and AFTER, or one study; {len(folders)} were given.")
+        raise UserError(f"Give two run folders, BEFORE and AFTER, or one study; {len(folders)} were given.")
     (before,), (after,) = read_sides(folders, [], [])
     return _study(folders[0], before, after) if len(folders) == 1 else _runs(before, after)
 

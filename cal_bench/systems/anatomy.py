@@ -1,5 +1,6 @@
 """What the four systems are made of: their native configuration and processor, from their parts or from an original config."""
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,11 +61,23 @@ def system_of(flat: Mapping[str, Any], tile: int) -> System:
         return System(pad, (), flat["image_size_aux"], flat.get("image_grid", 1), flat.get("image_global", False))
     if flat.get("image_aspect_ratio") == "anyres":
         # The original gives width and height.
-        return System(grids=tuple((height // tile, width // tile) for width, height in flat["image_grid_pinpoints"]))
+        return System(grids=tuple((height // tile, width // tile) for width, height in _pinpoints(flat["image_grid_pinpoints"])))
     return System(pad)
 
 
+def _pinpoints(given: Any) -> Any:
+    """Widths and heights, which some configs hold as text."""
+    try:
+        return ast.literal_eval(given) if isinstance(given, str) else given
+    except (ValueError, SyntaxError) as error:
+        raise UserError(
+            f"config.json: image_grid_pinpoints is {given!r}, but only a list of widths and heights can be converted."
+        ) from error
+
+
 def _check_settings(flat: Mapping[str, Any]) -> None:
+    if (ratio := flat.get("image_aspect_ratio")) not in (None, "square", "pad", "anyres"):
+        raise UserError(f"config.json: image_aspect_ratio is {ratio!r}, but only 'square', 'pad' and 'anyres' can be converted.")
     wanted = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
     wanted |= {"mm_patch_merge_type": "spatial_unpad"} if flat.get("image_aspect_ratio") == "anyres" else {}
     for name, value in wanted.items():
@@ -103,7 +116,13 @@ def processor(system: System, config: LlavaConfig, tokenizer: Any) -> Any:
         made = LlavaNextProcessor(images, tokenizer, **tokens)
     else:
         made = LlavaProcessor(llava.image_processor(tile, system.pad), tokenizer, **tokens)
-    made.chat_template = llava.chat_template("gemma" if config.text_config.model_type == "gemma" else "v1", made)
+    template = "gemma" if config.text_config.model_type == "gemma" else "v1"
+    if template == "v1" and tokenizer.convert_tokens_to_ids("</s>") in (None, tokenizer.unk_token_id):
+        raise UserError(
+            "The language model's tokenizer has no </s>, with which an answer in Vicuna's conversation ends: a checkpoint on it was trained"
+            " on another conversation, and can't be converted. A new language model needs it as a special token first."
+        )
+    made.chat_template = llava.chat_template(template, made)
     return made
 
 

@@ -36,13 +36,19 @@ def tiling_image_processor(side: int = SIDE, **colours: Any) -> LlavaNextImagePr
 def as_original(processor: Any) -> bool:
     """Change a LLaVA processor in place to what the original code does; False, and nothing done, for any other.
 
-    A chat template that is not Vicuna's (USER and ASSISTANT) stays: such a checkpoint was trained on another conversation.
+    Towers other than CLIP, whose pictures are not cropped or whose first token is kept, are none of the original's. Grids other than
+    the original's stay, and so does a chat template that is not Vicuna's (USER and ASSISTANT): such a checkpoint was trained with them.
     """
     if not isinstance(processor, LlavaProcessor | LlavaNextProcessor):
         return False
     before = processor.image_processor
+    if not getattr(before, "crop_size", None) or processor.vision_feature_select_strategy not in (None, "default"):
+        return False
     make = image_processor if isinstance(processor, LlavaProcessor) else tiling_image_processor
-    processor.image_processor = make(before.crop_size["height"], image_mean=before.image_mean, image_std=before.image_std)
+    made = make(before.crop_size["height"], image_mean=before.image_mean, image_std=before.image_std)
+    if isinstance(processor, LlavaNextProcessor) and sorted(made.image_grid_pinpoints) != sorted(before.image_grid_pinpoints):
+        made.image_grid_pinpoints = before.image_grid_pinpoints
+    processor.image_processor = made
     processor.patch_size = processor.patch_size or PATCH
     processor.vision_feature_select_strategy = "default"
     processor.num_additional_image_tokens = 1
@@ -50,6 +56,12 @@ def as_original(processor: Any) -> bool:
     if "ASSISTANT" in (processor.chat_template or "ASSISTANT"):
         processor.chat_template = chat_template("v1", processor)
     return True
+
+
+def share_grids(model: Any, processor: Any) -> None:
+    """LLaVA-NeXT: the model takes a picture's tiles apart by the grids that the processor cut it by, in the same order."""
+    if isinstance(processor, LlavaNextProcessor):
+        model.config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
 
 
 def fill_square(processor: Any, pad: bool) -> None:
