@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
 
 from cal_bench.trainer_plugin import CHAT_TEMPLATES, CALError, Collator, ConversationDataset, DataOptions
 from cal_bench.trainer_plugin.data import Record, TextEncoder, load_image, swap_images
@@ -302,6 +302,13 @@ def test_missing_and_broken_pictures_may_be_skipped(tmp_path: Path) -> None:
     dataset.records = [record for record in dataset.records if record.images]
     with pytest.raises(CALError, match=r"none of the \d+ records has an image that can be read"):
         dataset[0]
+
+
+def test_processors_of_other_families_are_refused(tmp_path: Path) -> None:
+    other = tiny_processor()
+    other.image_processor = Qwen2VLImageProcessorPil()
+    with pytest.raises(CALError, match="makes image_grid_thw of a picture, so its model is none of LLaVA"):
+        ConversationDataset([write_data(tmp_path)], tmp_path / "images", DataOptions("v1"), other)
 
 
 def test_wrong_options_and_tokenizers_are_refused() -> None:

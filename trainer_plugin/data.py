@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Features = dict[str, Any]
+BESIDE_PIXELS = ("image_sizes", "high_res_pixel_values")  # what the processors of LLaVA-NeXT and MGM make of a picture besides
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,12 @@ class Encoded:
 
 
 class Encoder:
-    """Conversations with their pictures to features, by the model's own processor."""
+    """Conversations with their pictures to features, by the model's own processor; CALError for one of another family than LLaVA's."""
 
     def __init__(self, options: DataOptions, processor: Any) -> None:
         self.options, self.processor = options, processor
         self.text = TextEncoder(processor.tokenizer, options.template)
+        _check_images(processor)
 
     def encode(self, segments: Sequence[Segment], images: Sequence[Image.Image]) -> Encoded:
         """Ids, labels and the processor's tensors of a rendered conversation, which has a place for each image."""
@@ -154,6 +156,15 @@ class Encoder:
         """An image's number of tokens, by the processor's own rule, and its tensors."""
         values = dict(self.processor.image_processor(images=[image], return_tensors="pt"))
         return self.processor.replace_image_token(values, 0).count(self.processor.image_token), values
+
+
+def _check_images(processor: Any) -> None:
+    made = processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+    if unknown := sorted(made.keys() - {"pixel_values", *BESIDE_PIXELS}):
+        raise CALError(
+            f"{type(processor).__name__} makes {', '.join(unknown)} of a picture, so its model is none of LLaVA, LLaVA-NeXT, MGM and"
+            " MGM-HD, whose conversations are read here; train it with CALTrainer or CALSFTTrainer and its own collator"
+        )
 
 
 def load_image(path: Path) -> Image.Image:
@@ -254,7 +265,7 @@ class Collator:
         seeing = [row for row in features if "pixel_values" in row]
         if seeing:
             batch["pixel_values"] = _stacked([image for row in seeing for image in row["pixel_values"]])
-        for name in ("image_sizes", "high_res_pixel_values"):
+        for name in BESIDE_PIXELS:
             if seeing and name in seeing[0]:
                 batch[name] = torch.cat([row[name] for row in seeing])
         return batch
