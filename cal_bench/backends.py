@@ -20,6 +20,8 @@ from cal_bench.train import Processing
 PREFIX = "lmms:"
 # Samples handed over at once where nobody says how many: what a stopped command loses at most.
 AT_ONCE = 64
+# How lmms-eval's backends for servers begin what they give in place of an answer: [LMMS_EVAL_REQUEST_FAILED after 5 retries] …
+FAILED = "[LMMS_EVAL_"
 # Names of the argument that says which model.
 _MODELS = ("pretrained", "model", "model_version", "model_path")
 _TASK, _SPLIT = "cal_bench", "test"
@@ -106,7 +108,7 @@ class LmmsModel:
                 with unbroken():
                     yield from self._ask(shown)
 
-    def _ask(self, shown: Sequence[tuple[Sample, list[Any]]]) -> Iterator[Answer]:
+    def _ask(self, shown: Sequence[tuple[Sample, list[Any]]]) -> Iterator[Answer | Unanswered]:
         from lmms_eval.api.instance import unwrap_generation_output
 
         begun = time.monotonic()
@@ -119,9 +121,19 @@ class LmmsModel:
         seconds = (time.monotonic() - begun) / len(shown)
         for (sample, _), output in zip(shown, said, strict=True):
             text, counts = unwrap_generation_output(output)
+            if reason := failure(text):
+                yield Unanswered(sample.id, reason)
+                continue
             written = counts.output_tokens if counts else None
             late = written is not None and written >= sample.generation.max_new_tokens
             yield Answer(sample.id, sample.prompt_hash, cut(text, sample.generation.until), seconds, late)
+
+
+def failure(text: Any) -> str:
+    """What went wrong, where a backend gives that in place of an answer, or nothing at all; empty for an answer."""
+    if not isinstance(text, str):
+        return f"the backend gave {text!r} in place of an answer"
+    return text if text.startswith(FAILED) else ""
 
 
 def _load(samples: Sequence[Sample]) -> tuple[list[tuple[Sample, list[Any]]], list[Unanswered]]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from cal_bench import __version__, commands
 from cal_bench.errors import UserError, suggest
 from cal_bench.look.arguments import add_look
-from cal_bench.processes import is_main
+from cal_bench.processes import is_first_here, is_main
 from cal_bench.tasks.base import BenchmarkError
 
 DONE, WRONG_COMMAND, STOPPED = 0, 2, 130
@@ -40,7 +40,7 @@ def _code(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
         return code
     except (UserError, BenchmarkError) as error:
-        _tell(str(error))
+        _tell(str(error), error.in_all)
         return WRONG_COMMAND
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone. Python would complain once more when it flushes standard output at exit.
@@ -48,10 +48,12 @@ def _code(argv: Sequence[str] | None) -> int:
         return DONE
 
 
-def _tell(text: str) -> None:
-    """On standard error; of several processes one speaks for all."""
+def _tell(text: str, in_all: bool = True) -> None:
+    """On standard error; of several processes one speaks for all, and of what not all know the first one of each machine."""
     if is_main():
         print(f"cal-bench: {text}", file=sys.stderr)
+    elif not in_all and is_first_here():
+        print(f"cal-bench, process {os.environ['RANK']}: {text}", file=sys.stderr)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

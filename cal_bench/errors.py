@@ -7,6 +7,8 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Says what is wrong, what was expected and what to type; shown without a traceback, exit code 2."""
 
+    in_all = False  # whether each of several processes has it
+
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """A sentence to append, such as " Did you mean 'chartqa'?"; empty when no known word is near."""

@@ -8,12 +8,13 @@ from typing import Protocol
 from cal_bench.doctor import JAVA_HELP
 from cal_bench.models import HFModel, Model
 from cal_bench.processes import say_once
-from cal_bench.ranks import joined
+from cal_bench.ranks import Ranks, joined
 from cal_bench.records import Identity
 from cal_bench.runner import Evaluation, evaluate
 from cal_bench.runs import Run
 from cal_bench.scoring import HUB, result_line, seen_from
 from cal_bench.tasks import Task, check_java, get, open_task
+from cal_bench.tasks.base import BenchmarkError
 from cal_bench.train import Processing
 
 _LISTED = 10
@@ -62,7 +63,15 @@ def evaluate_model(model: Known, tasks: Sequence[Task], folder: Path, options: O
     config = {**asdict(options), "data": seen_from(folder, options.data)}
     with joined() as ranks:
         run = ranks.once(lambda: Run.open(folder, model.identity(), config))
-        return [_told(evaluate(model, task, run, options.limit, ranks)) for task in tasks]
+        return [_told(_evaluated(model, task, run, options.limit, ranks)) for task in tasks]
+
+
+def _evaluated(model: Model, task: Task, run: Run, limit: int | None, ranks: Ranks) -> Evaluation:
+    """A row that cannot be asked or scored spoils its own benchmark and no other."""
+    try:
+        return evaluate(model, task, run, limit, ranks)
+    except BenchmarkError as error:
+        return Evaluation(task.benchmark.name, None, fault=str(error))
 
 
 def _told(evaluation: Evaluation) -> Evaluation:

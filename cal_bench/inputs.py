@@ -71,7 +71,8 @@ class Reader:
         return int(count)
 
     def read(self, samples: Sequence[Sample]) -> Inputs:
-        """Decode the pictures and make the tensors; a sample whose pictures cannot be read is left out, and the reason is kept."""
+        """Decode the pictures and make the tensors; a sample whose pictures cannot be read, or that the processor refuses, is left out,
+        and the reason is kept."""
         pictures: list[list[Image]] = []
         readable, unanswered = [], []
         for sample in samples:
@@ -80,6 +81,21 @@ class Reader:
                 readable.append(sample)
             except BenchmarkError as error:
                 unanswered.append(Unanswered(sample.id, str(error)))
+        return self._made(list(zip(readable, pictures, strict=True)), unanswered)
+
+    def _made(self, shown: "list[tuple[Sample, list[Image]]]", unanswered: list[Unanswered]) -> Inputs:
+        try:
+            return self._inputs([sample for sample, _ in shown], [own for _, own in shown], unanswered)
+        except ValueError as error:  # such as Qwen-VL's of a picture that is 200 times as long as it is wide
+            if len(shown) == 1:
+                return Inputs([], [*unanswered, Unanswered(shown[0][0].id, f"the model's processor refuses it: {error}")], {})
+            refused = [one for alone in shown for one in self._made([alone], []).unanswered]
+            if not refused:
+                raise
+        left = [(sample, own) for sample, own in shown if sample.id not in {one.id for one in refused}]
+        return self._made(left, [*unanswered, *refused])
+
+    def _inputs(self, readable: list[Sample], pictures: "list[list[Image]]", unanswered: list[Unanswered]) -> Inputs:
         if not readable:
             return Inputs([], unanswered, {})
         conversations = [_conversation(own, sample.prompt) for own, sample in zip(pictures, readable, strict=True)]

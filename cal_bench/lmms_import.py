@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cal_bench.backends import failure
 from cal_bench.errors import UserError
 from cal_bench.records import Identity, TaskResult
 from cal_bench.runs import Run
@@ -180,4 +181,6 @@ def _answer(responses: Any) -> str:
     first = responses[0] if isinstance(responses, list) else responses
     if not isinstance(first, str):
         raise TypeError(f"expected an answer in filtered_resps, found {first!r}")
+    if reason := failure(first):
+        raise ValueError(reason)
     return first

@@ -22,6 +22,8 @@ def load_processor(folder: Path) -> Any:
         raise UserError(f"The config.json of {folder} is not one that transformers knows: {error}") from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"{folder} holds a model of type '{config.model_type}', which does not answer questions about pictures.")
+    if config.is_encoder_decoder:
+        raise UserError(f"{folder} holds a model of type '{config.model_type}' with an encoder and a decoder, which is not supported.")
     missing = UserError(
         f"{folder} has no processor (image processor and tokenizer). Save it beside the weights: "
         "AutoProcessor.from_pretrained(<base model>).save_pretrained(<folder>)."
@@ -53,12 +55,17 @@ def load_weights(folder: Path, device: str, dtype: str) -> Any:
     if device == "cpu":
         _keep_freed_memory()
     logging.disable_progress_bar()
-    model, told = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
+    try:
+        model, told = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        model = model.to(device).eval()
+    except RuntimeError as error:  # out of memory, weights of other shapes than in config.json, a device that is not there
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"The checkpoint {folder} cannot be loaded on {device} in {dtype}: {reason}") from error
     if missing := sorted(told["missing_keys"]):
         raise UserError(f"The checkpoint {folder} lacks {len(missing)} of its weights, the first is {missing[0]}. Copy or train it again.")
-    return model.to(device).eval()
+    return model
 
 
 def _keep_freed_memory() -> None:

@@ -97,6 +97,7 @@ class HFModel:
         weight_files(self.folder)
         self.processor = load_processor(self.folder)
         self.processing: Processing = "original" if processing == "original" and as_original(self.processor) else "checkpoint"
+        _check_template(self.processor, self.folder)
         self._model: Any = None
         self._features: Any = None
 
@@ -262,6 +263,20 @@ def _from_hub(name: str) -> Path:
             f"There is no model folder '{name}', and it could not be fetched from the Hugging Face hub: {reason} "
             "Give the folder of a checkpoint saved by transformers, or a hub name such as llava-hf/llava-1.5-7b-hf."
         ) from error
+
+
+def _check_template(processor: Any, folder: Path) -> None:
+    """A UserError for a chat template that has no place for a picture."""
+    asked = {"type": "text", "text": "What is it?"}
+    written = [
+        processor.apply_chat_template([{"role": "user", "content": [*pictures, asked]}], add_generation_prompt=True)
+        for pictures in ([{"type": "image"}], [])
+    ]
+    if written[0] == written[1]:
+        raise UserError(
+            f"The chat template of {folder} writes nothing where a picture is shown. Put the template of its training into"
+            " chat_template.jinja in that folder."
+        )
 
 
 def _own_device() -> str:

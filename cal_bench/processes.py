@@ -21,6 +21,11 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_here() -> bool:
+    """Whether this process is the first one on its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def count() -> int:
     """How many processes there are."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -49,6 +49,7 @@ class Ranks:
         outcomes = self._gathered(_outcome(work))
         for outcome in outcomes:
             if outcome.error is not None:
+                outcome.error.in_all = True
                 raise outcome.error
         return [outcome.value for outcome in outcomes]
 

@@ -24,11 +24,12 @@ SCORERS = ("lmms-eval", "cal-bench")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a benchmark went: its summary, or, where samples could not be answered, none and the reason for each."""
+    """How a benchmark went: its summary, or none where samples could not be answered, with the reason for each, or its data be used."""
 
     benchmark: str
     result: TaskResult | None
     unanswered: Mapping[int, str] = field(default_factory=dict)
+    fault: str = ""
 
     @property
     def complete(self) -> bool:
@@ -59,16 +60,19 @@ def _begun(task: Task, run: Run, samples: Sequence[Sample], limit: int | None) -
     run.begin(name, questions(task, samples, limit))
     done = run.result(name)
     # An approximate score is made again where it can be made as published ones are.
-    return Evaluation(name, done) if done and (not done.approximate or task.approximate) else None
+    if done is None or (done.approximate and not task.approximate):
+        return None
+    run.close(name)
+    return Evaluation(name, done)
 
 
 def _answer(model: Model, samples: Sequence[Sample], place: _Place, ranks: Ranks) -> dict[int, str]:
     """Put the samples that are still open to the model; gives those that could not be put to it."""
-    kept = ranks.once(lambda: set(place.run.answered(place.benchmark)))
-    waiting = ranks.share([sample for sample in samples if sample.id not in kept])
     shown = progress if ranks.rank == 0 else unseen
     label = place.benchmark if ranks.count == 1 else f"{place.benchmark} (first of {ranks.count} processes)"
     with place.run.appending(place.benchmark, ranks.rank, ranks.count) as append:
+        kept = ranks.once(lambda: set(place.run.answered(place.benchmark)))
+        waiting = ranks.share([sample for sample in samples if sample.id not in kept])
 
         def ask() -> dict[int, str]:
             unanswered: dict[int, str] = {}

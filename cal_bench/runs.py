@@ -102,7 +102,7 @@ class Run:
         with explained(path):
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(file, self.folder)
+            _lock(file, path)
             with explained(path):
                 _seek_behind_last_whole_line(file, path)
             yield _Appender(file, path).append
@@ -121,9 +121,14 @@ class Run:
     def finish(self, result: TaskResult) -> TaskResult:
         """Write a benchmark's summary, which is what makes it complete."""
         write_atomically(self.folder / f"{result.benchmark}.json", to_json(result))
-        questions = self.record.benchmarks[result.benchmark].questions
-        self._save_benchmark(result.benchmark, BenchmarkRecord(questions, complete=True))
+        self.close(result.benchmark)
         return result
+
+    def close(self, benchmark: str) -> None:
+        """Record that a benchmark has its summary, unless that is said already."""
+        entry = self.record.benchmarks[benchmark]
+        if not entry.complete:
+            self._save_benchmark(benchmark, BenchmarkRecord(entry.questions, complete=True))
 
     def leave_open(self, benchmark: str, unanswered: Mapping[int, str]) -> None:
         """Record which samples of a benchmark could not be answered, and why; it has no summary."""
@@ -297,11 +302,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _lock(file: int, folder: Path) -> None:
+def _lock(file: int, path: Path) -> None:
+    other = f"Another command is adding answers to {path.parent}. Wait until it ends, or give another run folder."
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UserError(f"Another command is adding answers to {folder}. Wait until it ends, or give another run folder.") from error
+        raise UserError(other) from error
+    if not os.path.samestat(os.fstat(file), path.stat()):  # it has put the answers of its processes into a new file
+        raise UserError(other)
 
 
 def _seek_behind_last_whole_line(file: int, path: Path) -> None:

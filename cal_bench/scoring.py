@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cal_bench.doctor import JAVA_HELP
 from cal_bench.errors import UserError, suggest
+from cal_bench.progress import say
 from cal_bench.records import Answer, Identity, TaskResult
 from cal_bench.runner import Evaluation, questions, scored
 from cal_bench.runs import Run, read_run
@@ -43,14 +45,14 @@ def keep(task: Task, samples: Sequence[Sample], texts: Mapping[int, str], run: R
     """Put the answers to these samples into a run and score them; other answers to one of them are refused."""
     name = task.benchmark.name
     run.begin(name, questions(task, samples, limit))
-    kept = run.answered(name)
-    for sample in samples:
-        if sample.id in kept and kept[sample.id].text != texts[sample.id]:
-            raise UserError(
-                f"{run.folder} holds another answer to sample {sample.id} of {name}. "
-                f"Give another run folder, or delete {name}.jsonl and {name}.json in it."
-            )
     with run.appending(name) as append:
+        kept = run.answered(name)
+        for sample in samples:
+            if sample.id in kept and kept[sample.id].text != texts[sample.id]:
+                raise UserError(
+                    f"{run.folder} holds another answer to sample {sample.id} of {name}. "
+                    f"Give another run folder, or delete {name}.jsonl and {name}.json in it."
+                )
         for sample in samples:
             if sample.id not in kept:
                 append(Answer(sample.id, sample.prompt_hash, texts[sample.id], 0.0))
@@ -71,6 +73,9 @@ def rescore(folder: Path, data: str | None = None) -> list[Rescored]:
 def _rescore(task: Task, run: Run) -> Rescored:
     name = task.benchmark.name
     asked, before = run.record.benchmarks[name].questions, run.result(name)
+    if before is not None and task.approximate and not before.approximate:
+        say(f"{name}: without Java there is only an approximate score, so the exact one stays. To get Java, type: {JAVA_HELP}")
+        return Rescored(before, Evaluation(name, before))
     kept = run.answered(name)
     samples = [sample for sample in task.samples() if sample.id in kept]
     if len(kept) < asked.samples:
@@ -116,7 +121,8 @@ def result_line(evaluation: Evaluation) -> str:
     """How one benchmark went, for people."""
     result = evaluation.result
     if result is None:
-        return f"{evaluation.benchmark:<14} not complete: {len(evaluation.unanswered)} samples could not be answered"
+        fault = evaluation.fault or f"{len(evaluation.unanswered)} samples could not be answered"
+        return f"{evaluation.benchmark:<14} not complete: {fault}"
     limited = ", limited" if result.limit is not None else ""
     counts = ((result.unreadable, "unreadable"), (result.empty, "empty"), (result.truncated, "cut off"))
     odd = [f"{count} {word}" for count, word in counts if count > NOTED * result.n]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class BenchmarkError(ValueError):
     """Says what is wrong with a benchmark, its data or its answers, what was expected, and what to type."""
 
+    in_all = False  # whether each of several processes has it
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -103,6 +105,7 @@ class Benchmark:
     file: str  # stem of the local parquet file
     columns: tuple[str, ...]  # columns that lmms-eval's code reads; `image` is the picture
     sample_score: Callable[[dict[str, Any]], float] | None  # from one process_results dict; None: see set_scores
+    lists: tuple[str, ...] = ()  # columns among these that hold lists: a text would be taken for a list of its letters
     unit: str = "%"
     decimals: int = 1
     needs_java: bool = False  # for its own score; without Java there is an approximate one

@@ -12,7 +12,7 @@ from .base import Marked, mean
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _PLAIN = re.compile(r"\[\s*" + r"\s*,\s*".join([_NUMBER] * 4) + r"\s*\]")
-_ANY_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_ANY_NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
 _ROBUST = re.compile(r"[\[(]\s*" + r"(?:\s*[,;]\s*|\s+)".join([_ANY_NUMBER] * 4) + r"\s*[\])]")
 
 

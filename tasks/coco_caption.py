@@ -19,6 +19,7 @@ BENCHMARK = Benchmark(
     size=5000,
     file="coco_cap",
     columns=("image", "question_id", "answer", "id"),
+    lists=("answer",),
     sample_score=None,
     unit="CIDEr",
     needs_java=True,

@@ -54,6 +54,7 @@ BENCHMARK = Benchmark(
     size=5349,
     file="docvqa",
     columns=("image", "question", "answers"),
+    lists=("answers",),
     sample_score=lambda result: float(result["anls"]),
     second_rules=other_rules,
 )

@@ -84,6 +84,10 @@ class Task:
         self._check_ids(answers)
         definition = read_definition(self.benchmark)
         marks = [self._mark(definition, id, answers[id]) for id in sorted(answers)]
+        with _blame(self.benchmark, "add up the scores"):
+            return self._scores(definition, marks)
+
+    def _scores(self, definition: Definition, marks: Sequence[Marked]) -> Scores:
         samples, metrics = self._totals(definition, marks)
         metrics |= self.benchmark.second_rules(marks)
         metric = APPROXIMATE if self.approximate else self.benchmark.metric
@@ -126,7 +130,8 @@ class Task:
 
     def _load_images(self, place: _Place) -> list[Any]:
         row = {**self._question(place), "image": self._rows.decoded(place.row)}
-        return self._definition.pictures(row)
+        with _blame(self.benchmark, f"show the picture of {self._rows.place(place.row)}"):
+            return self._definition.pictures(row)
 
     def _question(self, place: _Place) -> dict[str, Any]:
         row = self._rows.text(place.row)
@@ -174,6 +179,8 @@ class Task:
 def _blame(benchmark: Benchmark, what: str) -> Iterator[None]:
     try:
         yield
+    except BenchmarkError:
+        raise
     except UNFIT_ROW as error:
         kind = type(error).__name__
         raise BenchmarkError(f"{benchmark.name}: lmms-eval's code cannot {what}: {kind}: {error}. Check the data.") from error
@@ -182,11 +189,16 @@ def _blame(benchmark: Benchmark, what: str) -> Iterator[None]:
 def _places(benchmark: Benchmark, rows: Rows) -> dict[int, _Place]:
     if benchmark.expressions:
         every = [_Place(row, k) for row, text in enumerate(rows.texts) for k in range(len(_expressions(text, row, rows)))]
+        if not every:
+            raise BenchmarkError(f"{benchmark.name}: no row has an expression in 'answer'. Give data of this benchmark.")
         return dict(enumerate(every))
     if benchmark.only is None:
         return {row: _Place(row) for row in range(len(rows.texts))}
     column, value = benchmark.only
-    return {row: _Place(row) for row, text in enumerate(rows.texts) if text[column] == value}
+    found = {row: _Place(row) for row, text in enumerate(rows.texts) if text[column] == value}
+    if not found:
+        raise BenchmarkError(f"{benchmark.name}: no row has {column} {value!r}. Give data of this benchmark.")
+    return found
 
 
 def _expressions(text: Mapping[str, Any], row: int, rows: Rows) -> list[str]:

@@ -69,7 +69,7 @@ class Rows:
 
         value = self.pictures[row]
         files = value.values or () if isinstance(value, (pa.ListScalar, pa.LargeListScalar)) else (value,)
-        return [file for file in files if file.is_valid]
+        return [file for file in files if file.is_valid and (file["bytes"].is_valid or file["path"].is_valid)]
 
     def _blame(self, row: int) -> contextlib.AbstractContextManager[None]:
         return _blame(f"The picture in {self.place(row)} cannot be read")
@@ -183,11 +183,20 @@ def _check_file(benchmark: Benchmark, file: Path) -> int:
             f"{benchmark.name}: {file} lacks {', '.join(map(repr, missing))}. "
             f"Columns needed: {', '.join(benchmark.columns)}; found: {', '.join(schema.names)}."
         )
+    for column in benchmark.lists:
+        if not _is_list(schema.field(column).type):
+            raise BenchmarkError(f"{benchmark.name}: {column!r} in {file} is {schema.field(column).type}. Expected a list.")
     kind = schema.field("image").type
-    kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+    kind = kind.value_type if _is_list(kind) else kind
+    if not pa.types.is_struct(kind) or min(kind.get_field_index(name) for name in ("bytes", "path")) < 0:
         raise BenchmarkError(f"{benchmark.name}: 'image' in {file} is {kind}. Expected pictures as datasets stores them: {{bytes, path}}.")
     return count
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _load_local(files: Sequence[Path], fingerprint: str) -> Any:
@@ -213,7 +222,7 @@ def _box_type(benchmark: Benchmark, schema: Any) -> Any:
     import pyarrow as pa
 
     kind = schema.field("bbox").type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    if not _is_list(kind):
         raise BenchmarkError(f"{benchmark.name}: 'bbox' is {kind}. Expected a list of numbers: [x, y, width, height] in pixels.")
     return kind.value_type.to_pandas_dtype() if pa.types.is_floating(kind.value_type) else float
 

@@ -57,6 +57,7 @@ BENCHMARK = Benchmark(
     size=2017,
     file="scienceqa_img",
     columns=("image", "question", "choices", "answer", "hint"),
+    lists=("choices",),
     sample_score=lambda result: float(result["exact_match"]),
     unreadable=unreadable,
     second_rules=older_rules,

@@ -18,6 +18,7 @@ BENCHMARK = Benchmark(
     size=3166,
     file="textcaps",
     columns=("image", "image_id", "caption_str"),
+    lists=("caption_str",),
     sample_score=None,
     unit="CIDEr",
     needs_java=True,

@@ -124,6 +124,16 @@ def test_a_picture_that_cannot_be_read_is_not_shown_to_a_backend(tmp_path: Path,
     assert list(read_run(tmp_path / "run").benchmarks["chartqa"].unanswered) == [3]
 
 
+def test_a_failure_in_place_of_an_answer_is_none(tmp_path: Path, bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = "[LMMS_EVAL_REQUEST_FAILED after 5 retries] Connection error."
+    said = [failed, GenerationResult(None), *["D"] * 10]  # type: ignore[arg-type]
+    monkeypatch.setattr(Simple, "generate_until", lambda self, requests: said[: len(requests)])
+    assert evaluate(tmp_path, "--backend", "lmms:dummy_simple") == 1
+    unanswered = read_run(tmp_path / "run").benchmarks["chartqa"].unanswered
+    assert unanswered == {0: failed, 1: "the backend gave None in place of an answer"}
+    assert len((tmp_path / "run" / "chartqa.jsonl").read_text().splitlines()) == 10
+
+
 def test_answers_belong_to_name_and_arguments(tmp_path: Path, bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(tmp_path, "--backend", "lmms:dummy_simple", "--model-args", "pretrained=lab/a,word=7") == 0
     assert evaluate(tmp_path, "--backend", "lmms:dummy_simple", "--model-args", "word=7,pretrained=lab/a") == 0

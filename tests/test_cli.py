@@ -206,6 +206,23 @@ def test_a_picture_that_cannot_be_read_fails_its_benchmark_and_no_other(
     assert not (tmp_path / "run" / "chartqa.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "words"), [("pope", "question", "cannot make a question of row 4"), ("chartqa", "answer", "cannot score row 4")]
+)
+def test_a_row_that_cannot_be_used_fails_its_benchmark_and_no_other(
+    name: str, column: str, words: str, tmp_path: Path, bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tasks_rows.rows(name)
+    rows[4][column] = None
+    tasks_rows.write(bench, name, rows)
+    model = save_tiny(tmp_path / "model")
+    arguments = ["eval", name, "scienceqa_img", "--model", str(model), "--data", str(bench), "--out", str(tmp_path / "run")]
+    assert main(arguments) == 1
+    assert f"not complete: {name}: lmms-eval's code {words}" in capsys.readouterr().out
+    assert (tmp_path / "run" / "scienceqa_img.json").is_file()
+    assert not (tmp_path / "run" / f"{name}.json").exists()
+
+
 def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "tasks", lambda arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):

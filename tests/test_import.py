@@ -184,6 +184,12 @@ def test_a_torn_line_is_named(made: Any, copied: Path, tmp_path: Path) -> None:
     assert "line 12 is not a sample of lmms-eval" in refusal(made, copied, tmp_path)
 
 
+def test_a_request_that_failed_is_no_answer(made: Any, copied: Path, tmp_path: Path) -> None:
+    path = samples_file(copied, "chartqa")
+    path.write_text(path.read_text().replace('"filtered_resps": "', '"filtered_resps": "[LMMS_EVAL_BUDGET_EXCEEDED] '))
+    assert "line 1 is not a sample of lmms-eval (ValueError('[LMMS_EVAL_BUDGET_EXCEEDED]" in refusal(made, copied, tmp_path)
+
+
 def test_without_samples_it_says_how_to_get_them(copied: Path) -> None:
     samples_file(copied, "chartqa").unlink()
     with pytest.raises(UserError, match="Run lmms-eval with --log_samples"):

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,22 @@ def test_a_picture_that_cannot_be_read_leaves_its_sample_unanswered_and_the_othe
     assert {number: reply.text for number, reply in replies.items() if number != 5} == expected
 
 
+def test_a_picture_that_the_processor_refuses_leaves_its_sample_unanswered(llava):
+    model = HFModel(llava, batch_size=4, device="cpu")
+    make = model.processor.image_processor
+
+    def refusing(pictures, **settings):
+        if any(picture.width > 200 for picture in pictures):
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+        return make(pictures, **settings)
+
+    model.processor.image_processor = refusing
+    asked = [sample(number) for number in range(3)] + [sample(3, load=lambda: [Image.new("RGB", (201, 1))])]
+    replies = {reply.id: reply for reply in model.answer(asked)}
+    assert replies[3] == Unanswered(3, "the model's processor refuses it: absolute aspect ratio must be smaller than 200")
+    assert {number: replies[number].text for number in range(3)} == texts(HFModel(llava, batch_size=1, device="cpu"), asked[:3])
+
+
 def test_a_batch_of_unreadable_pictures_is_no_batch(llava):
     assert [reply.id for reply in HFModel(llava, batch_size=1, device="cpu").answer([sample(5, load=unreadable)])] == [5]
 
@@ -284,6 +301,28 @@ def test_a_text_model_is_refused(copied):
     (copied / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="type 'llama', which does not answer questions about pictures"):
         HFModel(copied)
+
+
+def test_an_encoder_with_a_decoder_is_refused(copied):
+    (copied / "config.json").write_text('{"model_type": "florence2"}')
+    with pytest.raises(UserError, match="type 'florence2' with an encoder and a decoder, which is not supported"):
+        HFModel(copied)
+
+
+def test_a_chat_template_without_a_place_for_a_picture_is_refused(copied):
+    (copied / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['content'] | selectattr('text') | map(attribute='text') | join }}{% endfor %}"
+    )
+    with pytest.raises(UserError, match="writes nothing where a picture is shown"):
+        HFModel(copied)
+
+
+def test_weights_of_another_shape_are_told(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 48
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="cannot be loaded on cpu in float32"):
+        list(HFModel(copied, device="cpu").answer([sample(1)]))
 
 
 @pytest.mark.parametrize("content", ["{", '{"model_type": "no-such-model"}', "{}"])

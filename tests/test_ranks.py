@@ -26,6 +26,7 @@ import os, sys, time
 from cal_bench.cli import main
 from cal_bench import commands
 from cal_bench.evaluation import Options, evaluate_model
+from cal_bench.errors import UserError
 from cal_bench.records import Identity
 from pathlib import Path
 from tests.test_runner import ToyModel, ToyTask, IDENTITY
@@ -39,6 +40,7 @@ class Model(ToyModel):
             yield reply
 
 def evaluate(arguments):
+    if sys.argv[2] == "missing " + os.environ.get("RANK", "0"): raise UserError("the model is not here")
     task = ToyTask(data_fingerprint="d2") if sys.argv[2] == "other data" else ToyTask()
     evaluate_model(Model(torn=(3,) if sys.argv[2] == "torn" else ()), [task], Path(sys.argv[1]), Options(4))
     return 0
@@ -130,14 +132,15 @@ def free_port() -> int:
         return port
 
 
-def launched(folder: Path, count: int, what: str = "", patience: float = 0) -> list[tuple[int, str, str]]:
+def launched(folder: Path, count: int, what: str = "", patience: float = 0, machines: int = 1) -> list[tuple[int, str, str]]:
     """Exit code, standard output and error of each process; those that another leaves behind are stopped, as launchers do, after so
     many seconds."""
     shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    here = count // machines
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(folder), what],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank % here)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank in range(count)
     ]  # fmt: skip
@@ -197,3 +200,9 @@ def test_a_refusal_is_told_once_and_ends_all(tmp_path: Path) -> None:
     assert (first[0], second[0]) == (2, 2)
     assert "other data" in first[2]
     assert second[2] == ""
+
+
+def test_what_one_machine_lacks_is_told_there(tmp_path: Path) -> None:
+    _, second = launched(tmp_path, 2, "missing 1", machines=2)
+    assert second[0] == 2
+    assert second[2] == "cal-bench, process 1: the model is not here\n"

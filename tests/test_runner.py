@@ -111,6 +111,17 @@ def test_killed_between_the_last_answer_and_the_summary(tmp_path, monkeypatch):
     assert (tmp_path / "cut" / "toy.json").read_bytes() == (tmp_path / "whole" / "toy.json").read_bytes()
 
 
+def test_killed_between_the_summary_and_the_record(tmp_path, monkeypatch):
+    evaluate(ToyModel(), ToyTask(), run_in(tmp_path / "whole"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "close", lambda self, benchmark: (_ for _ in ()).throw(Interrupted))
+        with pytest.raises(Interrupted):
+            evaluate(ToyModel(), ToyTask(), run_in(tmp_path / "cut"))
+    evaluate(ToyModel(), ToyTask(), run_in(tmp_path / "cut"))
+    for name in ("toy.json", "run.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_killed_for_real_it_goes_on(tmp_path):
     evaluate(ToyModel(), ToyTask(), run_in(tmp_path / "whole"))
     code = (

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 from dataclasses import replace
 
@@ -180,6 +181,19 @@ def test_answers_of_nobody_knows_whom_are_refused(tmp_path):
 def test_two_commands_cannot_write_one_benchmark(tmp_path):
     run = with_answers(tmp_path, 3)
     with run.appending("toy"), pytest.raises(UserError, match="Another command is adding"), opened(tmp_path).appending("toy"):
+        pass
+
+
+def test_a_file_that_was_replaced_while_it_was_opened_is_not_written(tmp_path, monkeypatch):
+    run = with_answers(tmp_path, 3)
+    take = fcntl.flock
+
+    def replaced(file, kind):
+        take(file, kind)
+        write_atomically(run.folder / "toy.jsonl", "")
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    with pytest.raises(UserError, match="Another command is adding"), run.appending("toy"):
         pass
 
 

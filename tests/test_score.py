@@ -266,6 +266,16 @@ def test_rescore_says_what_changed(tmp_path: Path, bench: Path, capsys: pytest.C
     assert json.loads(summary.read_text())["score"] == right
 
 
+def test_rescore_without_java_keeps_an_exact_score(tmp_path: Path, bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    tasks_rows.write(bench, "textcaps")
+    score(tmp_path, "textcaps", dict.fromkeys(range(12), "a dog"), bench)
+    summary = (tmp_path / "run" / "textcaps.json").read_bytes()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert main(["rescore", str(tmp_path / "run")]) == 0
+    assert "the exact one stays" in capsys.readouterr().err
+    assert (tmp_path / "run" / "textcaps.json").read_bytes() == summary
+
+
 def test_rescore_finds_data_that_moved_only_when_told(tmp_path: Path, bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score(tmp_path, "chartqa", dict.fromkeys(range(12), "10"), bench)
     bench.rename(tmp_path / "moved")

@@ -131,6 +131,8 @@ def test_videos_of_seed_bench_are_left_out(tmp_path: Path) -> None:
     rows[3]["data_type"] = "video"
     task = open_one(str(tasks_rows.write(tmp_path, "seed", rows)), "seed_img")
     assert [sample.id for sample in task.samples()] == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
+    with pytest.raises(BenchmarkError, match="seed_img: no row has data_type 'image'"):
+        open_one(str(tasks_rows.write(tmp_path, "seed", [row | {"data_type": "video"} for row in rows])), "seed_img")
 
 
 def test_samples_that_share_a_picture_share_a_cluster(data: str) -> None:

@@ -165,6 +165,26 @@ def test_pictures_in_another_form_are_refused(tmp_path: Path) -> None:
         open_one(str(path), "chartqa")
 
 
+@pytest.mark.parametrize("nothing", [None, {"bytes": None, "path": None}])
+def test_a_row_without_its_picture_is_named_when_it_is_shown(nothing: Any, tmp_path: Path) -> None:
+    rows = tasks_rows.rows("pope")
+    rows[2]["image"] = nothing
+    samples = open_one(str(tasks_rows.write(tmp_path, "pope", rows)), "pope").samples()
+    assert samples[2].cluster is None
+    with pytest.raises(BenchmarkError, match=r"row 2 of .*pope.parquet"):
+        samples[2].load_images()
+
+
+@pytest.mark.parametrize(("name", "column"), [("docvqa", "answers"), ("coco_caption", "answer"), ("scienceqa_img", "choices")])
+def test_a_text_in_place_of_a_list_is_refused(name: str, column: str, tmp_path: Path) -> None:
+    path = tasks_rows.write(tmp_path, tasks.get(name).file)
+    table = pq.read_table(path)
+    table = table.set_column(table.column_names.index(column), column, [["2014"] * len(table)])
+    pq.write_table(table, path)
+    with pytest.raises(BenchmarkError, match=rf"{name}: '{column}' in .* is string\. Expected a list"):
+        open_one(str(path), name)
+
+
 def test_a_row_that_makes_no_question_is_named(tmp_path: Path) -> None:
     rows = tasks_rows.rows("pope")
     rows[2]["question"] = None

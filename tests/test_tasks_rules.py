@@ -1,6 +1,7 @@
 """The rules beside lmms-eval's: row by row against the golden numbers, on the answers as they came, and as a whole."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,12 @@ def test_which_boxes_each_reading_reads(answer: str, plain: bool, robust: bool) 
     box = boxes.Box(0.1, 0.2, 0.5, 0.6)
     assert boxes.read_plain(answer) == (box if plain else None)
     assert boxes.read_robust(answer) == (box if robust else None)
+
+
+def test_a_reading_takes_no_time_that_grows_with_digits() -> None:
+    begun = time.monotonic()
+    assert boxes.read_robust("[" + ", ".join(["1" * 200] * 4) + ",") is None
+    assert time.monotonic() - begun < 1  # it was an hour
 
 
 @pytest.mark.parametrize(

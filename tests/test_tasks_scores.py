@@ -323,6 +323,14 @@ def test_a_row_that_lmms_eval_cannot_score_is_named(tmp_path: Path) -> None:
         open_on(tmp_path, "pope", rows).score({5: "yes"})
 
 
+@pytest.mark.parametrize(("name", "column"), [("seed_img", "answer"), ("coco_caption", "answer")])
+def test_an_expected_answer_that_is_missing_is_told(name: str, column: str, tmp_path: Path) -> None:
+    rows = tasks_rows.rows(tasks.get(name).file)
+    rows[5][column] = None
+    with pytest.raises(BenchmarkError, match=rf"{name}: lmms-eval's code cannot (score row 5|add up the scores)"):
+        open_on(tmp_path, name, rows).score({5: "A", 6: "B"})
+
+
 def test_an_unknown_question_type_of_ocrbench_is_named(tmp_path: Path) -> None:
     rows = tasks_rows.rows("ocrbench")
     rows[2]["question_type"] = "Braille"
