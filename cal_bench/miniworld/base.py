@@ -167,11 +167,15 @@ def _looking_back(distance: int, size: int) -> tuple[Tensor, Tensor]:
     return torch.cat([fast * angle.cos(), fast * angle.sin()]), torch.cat([fast, 0 * fast])
 
 
-def save_base(tower: CLIPVisionModel, projector: nn.Sequential, language: LlamaForCausalLM, folder: Path) -> None:
-    """Write the parts and the tokenizer, weights in half precision (they are loaded in float32)."""
-    tower.half().save_pretrained(folder / "tower")
+def save_language(language: LlamaForCausalLM, folder: Path) -> None:
+    """Write the language model and its tokenizer, weights in half precision (they are loaded in float32)."""
     language.half().save_pretrained(folder / "language")
     build_tokenizer().save_pretrained(folder / "tokenizer")
+
+
+def save_vision(tower: CLIPVisionModel, projector: nn.Sequential, folder: Path) -> None:
+    """Write the tower and the projector behind it, weights in half precision."""
+    tower.half().save_pretrained(folder / "tower")
     save_joints({"multi_modal_projector": projector_weights(projector)}, folder / "projector")
 
 

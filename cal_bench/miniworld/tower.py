@@ -125,12 +125,8 @@ class Leg:
     layouts: tuple[Layout, ...] = LAYOUTS
 
 
-# Things and signs are learned last, so later legs show more of them.
-LEGS = (
-    Leg(10_000, 1e-3),
-    Leg(6_000, 8e-4, ("things", "things", "things", "sign", "sign", "sign", "page", "page", "chart", "chart")),
-    Leg(2_500, 1e-3, ("things", "things", "things", "sign", "sign", "sign", "sign", "page", "chart")),
-)
+# Things and signs are learned last, so there are more of them than in a world.
+LEGS = (Leg(8_000, 1e-3, ("things", "things", "things", "sign", "sign", "sign", "sign", "page", "chart")),)
 BATCH = 32
 
 
