@@ -262,7 +262,7 @@ def test_a_signal_that_comes_while_an_error_is_told_is_no_traceback(
     before = signal.getsignal(signal.SIGTERM)
     told: list[str] = []
 
-    def tell(text: str) -> None:
+    def tell(text: str, in_all: bool = True) -> None:
         told.append(text)
         if len(told) == 1:
             os.kill(os.getpid(), signal.SIGTERM)

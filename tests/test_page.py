@@ -254,7 +254,7 @@ def test_data_of_the_hub_is_read_from_its_cache_without_asking_the_hub(tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["one", "two", "three"], "page takes two run folders, BEFORE and AFTER, or one study; 3 were given"),
+        (["one", "two", "three"], "Give two run folders, BEFORE and AFTER, or one study; 3 were given"),
         (["one"], "There is nothing to compare one with"),
         (["one", "one"], "one is given twice"),
         (["one", "nowhere"], "nowhere is not a run folder"),
