@@ -31,7 +31,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=precise) if bias is not None and for_bias else None
         nll = torch.empty(len(hidden), dtype=precise, device=hidden.device)
         # Half precision has no numbers for the slopes of rows that are one of many: they are made large, and small again in backward.
-        peak = shares.abs().amax().clamp(min=torch.finfo(shares.dtype).tiny) if len(shares) else shares.new_ones(())
+        peak = _power_of_two(shares.abs().amax() if len(shares) else shares.new_ones(()))
         step = max(1, CHUNK // len(weight))
         for rows in (slice(start, start + step) for start in range(0, len(hidden), step)):
             projected = F.linear(hidden[rows], weight, bias)
@@ -62,6 +62,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _power_of_two(number: Tensor) -> Tensor:
+    """The next one above, by which dividing and multiplying rounds nothing; 1 for 0."""
+    return torch.ldexp(torch.ones_like(number), torch.frexp(number).exponent)
 
 
 def _slope(logits: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
