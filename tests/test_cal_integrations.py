@@ -248,3 +248,14 @@ def test_flash_attention_has_the_same_deltas(name: str, kind: str, contrast: str
     # where the image was, would be read as two texts by other kinds of attention.
     assert masks[-1].shape[0] == int((inputs["input_ids"] == IMAGE).any(dim=1).sum())
     assert masks[-1].dim() == 2
+
+
+def test_the_best_checkpoint_really_is_loaded(tmp_path: Path) -> None:
+    _, _, trainer = train(with_cal(CALConfig(alpha=0.1)), tmp_path, tiny_model(), max_steps=4, save_strategy="steps", save_steps=2)
+    last = trainer.model.lm_head.weight.detach().clone()
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-2")
+    trainer._load_best_model()
+    best = type(trainer.model).from_pretrained(tmp_path / "checkpoint-2", dtype=torch.float64)
+    for name, value in best.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value)
+    assert not trainer.model.lm_head.weight.equal(last)

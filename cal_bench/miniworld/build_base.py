@@ -41,7 +41,8 @@ def build(folder: Path) -> None:
         with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
             for part in [pool.submit(build_language, Path(made)), pool.submit(build_vision, Path(made))]:
                 part.result()
-        shutil.copytree(made, folder, dirs_exist_ok=True)
+        for made_part in Path(made).iterdir():
+            shutil.copytree(made_part, folder / made_part.name, dirs_exist_ok=True)
 
 
 def main() -> None:
