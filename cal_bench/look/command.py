@@ -4,14 +4,19 @@ import json
 import random
 import shlex
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cal_bench.progress import say
 from cal_bench.runs import explained, write_atomically
 
 if TYPE_CHECKING:
-    from .opened import Talks
+    from cal_bench.trainer_plugin.data import ConversationDataset
+
+    from .opened import Opened, Talks
+
+T = TypeVar("T")
 
 # Flags that decide what is drawn, as they go into captions.
 FLAGS = ("data", "images", "template", "sample", "count", "scale")
@@ -41,17 +46,25 @@ def _heatmap(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
     from .heatmap import heatmap_caption, heatmap_figure, heatmap_html, read_sample
-    from .opened import chosen, open_model, read_talks, short_names
 
-    ((name, called),) = short_names(arguments.models).items()
-    opened = open_model(name, called)
-    dataset = read_talks(opened, _talks(arguments))
-    sample = read_sample(opened, dataset, chosen(dataset, arguments.sample))
+    (sample,) = _of_each_model(arguments, read_sample)
     command = typed(arguments)
     _make(out)
     write_atomically(out / "heatmap.html", heatmap_html(sample, command))
     save(heatmap_figure(sample), out / "heatmap.png", heatmap_caption(sample, command))
     return [str(out / "heatmap.html"), str(out / "heatmap.png")]
+
+
+def _of_each_model(arguments: Namespace, work: "Callable[[Opened, ConversationDataset, int], T]") -> list[T]:
+    """What `work` makes of the sample with each model, of which one at a time is in memory."""
+    from .opened import chosen, open_model, read_talks, short_names
+
+    def one(name: str, called: str) -> T:
+        opened = open_model(name, called)
+        dataset = read_talks(opened, _talks(arguments))
+        return work(opened, dataset, chosen(dataset, arguments.sample))
+
+    return [one(name, called) for name, called in short_names(arguments.models).items()]
 
 
 def _delta(arguments: Namespace, out: Path) -> list[str]:
@@ -80,15 +93,9 @@ def _delta(arguments: Namespace, out: Path) -> list[str]:
 def _attention(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
-    from .attention import Attention, attention_caption, attention_figure, attention_lines, attention_of
-    from .opened import chosen, open_model, read_talks, short_names
+    from .attention import attention_caption, attention_figure, attention_lines, attention_of
 
-    def measured(name: str, called: str) -> Attention:
-        opened = open_model(name, called)
-        dataset = read_talks(opened, _talks(arguments))
-        return attention_of(opened, dataset, chosen(dataset, arguments.sample))
-
-    maps = [measured(name, called) for name, called in short_names(arguments.models).items()]
+    maps = _of_each_model(arguments, attention_of)
     _make(out)
     save(attention_figure(maps), out / "attention.png", attention_caption(maps, typed(arguments)))
     return [*attention_lines(maps), str(out / "attention.png")]
@@ -97,15 +104,9 @@ def _attention(arguments: Namespace, out: Path) -> list[str]:
 def _words(arguments: Namespace, out: Path) -> list[str]:
     from cal_bench.figure import save
 
-    from .opened import chosen, open_model, read_talks, short_names
-    from .words import Words, words_caption, words_figure, words_of
+    from .words import words_caption, words_figure, words_of
 
-    def measured(name: str, called: str) -> Words:
-        opened = open_model(name, called)
-        dataset = read_talks(opened, _talks(arguments))
-        return words_of(opened, dataset, chosen(dataset, arguments.sample))
-
-    found = [measured(name, called) for name, called in short_names(arguments.models).items()]
+    found = _of_each_model(arguments, words_of)
     _make(out)
     save(words_figure(found), out / "words.png", words_caption(found, typed(arguments)))
     return [f"{one.model}: mean cosine {one.nearness.mean():.3f} over {len(one.words)} patches" for one in found] + [str(out / "words.png")]

@@ -39,10 +39,10 @@ def build(folder: Path) -> None:
     threads = max(1, (os.cpu_count() or 1) // 2)
     with TemporaryDirectory(dir=folder) as made:
         with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-            for part in [pool.submit(build_language, Path(made)), pool.submit(build_vision, Path(made))]:
-                part.result()
-        for made_part in Path(made).iterdir():
-            shutil.copytree(made_part, folder / made_part.name, dirs_exist_ok=True)
+            for training in [pool.submit(build_language, Path(made)), pool.submit(build_vision, Path(made))]:
+                training.result()
+        for part in Path(made).iterdir():
+            shutil.copytree(part, folder / part.name, dirs_exist_ok=True)
 
 
 def main() -> None:
