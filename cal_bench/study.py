@@ -73,14 +73,15 @@ def run_study(study: StudyConfig, out: Path, command: str, launcher: tuple[str, 
     tables = write_evidence(out, command, {arm: _record(study, out, arm) for arm in study.arms})
     conclude(out, command)
     say(f"Tables: {out / TABLES}\nCheckpoints: {out / 'arms'}\nAnswers and scores: {out / 'runs'}")
-    say(f"Next: cal-bench page {_to_page(study, out)}")
+    if len(study.arms) > 1:
+        say(f"Next: cal-bench page {_to_page(study, out)}")
     return Outcome(tables, complete)
 
 
 def _to_page(study: StudyConfig, out: Path) -> str:
     """A page holds two arms: of more, the first and the last."""
-    first, *others = study.arms
-    return str(out) if len(others) == 1 else f"{run_folder(out, first)} {run_folder(out, others[-1] if others else first)}"
+    first, *_, last = study.arms
+    return str(out) if len(study.arms) == 2 else f"{run_folder(out, first)} {run_folder(out, last)}"
 
 
 def prepare(study: StudyConfig, out: Path) -> Ready:
