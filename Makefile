@@ -11,7 +11,7 @@ help:
 	@echo "make demo     train a baseline and a CAL checkpoint in miniature, evaluate both, print the tables (about 8 minutes)"
 	@echo "make test     run all tests (a few minutes)"
 	@echo "make check    ruff, mypy, then all tests: what a change must pass"
-	@echo "make tables   write every generated table again"
+	@echo "make tables   write the demo's tables again"
 	@echo "make venv     only create $(VENV) and install into it"
 	@echo "make clean    remove $(VENV) and what tools left behind; results stay"
 

@@ -177,9 +177,11 @@ def _start(backend: Backend, batch_size: int | None) -> Any:
         return get_model(backend.name)(**backend.arguments, **sizes)
     except (ImportError, TypeError, ValueError, AssertionError, OSError) as error:
         reason = backend.harmless(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        install = f"pip install {missing}, or as its own pages say" if missing else "its own pages say how"
         raise UserError(
             f"lmms-eval cannot start {backend.shown()}: {reason} Look at the names in --model-args, and whether what the backend needs "
-            f"is installed (pip install {backend.name}, or as its own pages say)."
+            f"is installed ({install})."
         ) from error
 
 

@@ -61,7 +61,11 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, except that a misspelled command or flag is told what was probably meant."""
+    """argparse, except that a misspelled command or flag is told what was probably meant, and that none is abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        # --data would else be taken for --data-root.
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}\nType {self.prog} --help")

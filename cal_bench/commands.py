@@ -56,14 +56,16 @@ def train(arguments: Namespace) -> int:
     with _working():
         from cal_bench.config import load_study
         from cal_bench.processes import is_main, say_once
-        from cal_bench.study import prepare, train_arm
+        from cal_bench.study import prepare, run_folder, train_arm
 
         study = load_study(arguments.config, arguments.seed, arguments.data_root)
         _known("arm", arguments.arm, list(study.arms))
         if arguments.stage is not None:
             _known("stage", arguments.stage, list(study.stages))
-        checkpoint = train_arm(prepare(study, _study_folder(arguments, study.name)), arguments.arm, arguments.stage)
-        say_once(f"Next: cal-bench eval all --model {checkpoint}")
+        ready = prepare(study, _study_folder(arguments, study.name))
+        checkpoint = train_arm(ready, arguments.arm, arguments.stage)
+        run = run_folder(ready.out, arguments.arm if checkpoint.name == list(study.stages)[-1] else f"{arguments.arm}-{checkpoint.name}")
+        say_once(f"Next: cal-bench eval all --model {checkpoint} --data {ready.study.evaluate.data} --out {run}")
     if is_main():
         print(checkpoint)
     return DONE
@@ -79,7 +81,8 @@ def evaluate(arguments: Namespace) -> int:
         from cal_bench.scoring import result_line
         from cal_bench.tasks import names
 
-        wanted = checked(names() if ALL in arguments.benchmarks else arguments.benchmarks)
+        named = checked([name for name in arguments.benchmarks if name != ALL])
+        wanted = checked(names()) if ALL in arguments.benchmarks else named
         model = model_of(arguments)
         out = Path(arguments.out or Path("results", "runs", run_name(arguments)))
         if arguments.dry_run:
@@ -159,7 +162,9 @@ def study(arguments: Namespace) -> int:
         from cal_bench.seeds import run_seeds
         from cal_bench.several import load_studies, run_studies
 
-        launcher = launcher_command(arguments.launcher, arguments.gpus) if arguments.launcher else ()
+        if arguments.gpus is not None and arguments.launcher is None:
+            raise UserError("--gpus is for --launcher or --dry-run. Add --launcher ddp, or leave it out to train in one process.")
+        launcher = () if arguments.launcher is None else launcher_command(arguments.launcher, arguments.gpus)
         if arguments.seeds:
             out = arguments.out and Path(arguments.out)
             outcome = run_seeds(arguments.config, arguments.seeds, out, arguments.data_root, launcher)

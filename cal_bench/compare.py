@@ -11,12 +11,13 @@ from cal_bench.alike import Source, match
 from cal_bench.errors import UserError
 from cal_bench.evidence import RECORDS, read_rows
 from cal_bench.records import TaskResult
-from cal_bench.runs import Run, read_results, read_run
-from cal_bench.stats import DETECTABLE, LEVEL, Array, Interval, Plan, Sums, gain, holm, paired_test, sum_clusters
+from cal_bench.runs import CONFIG, Run, read_results, read_run
+from cal_bench.stats import LEVEL, Array, Interval, Plan, Sums, detectable, gain, holm, paired_test, sum_clusters
 from cal_bench.tables import LAYOUTS, Wins, count_wins
 
 BETTER, WORSE = "better", "worse"
 _ROUNDING = 1e-3  # lmms-eval rounds some of its totals
+_CHANGE = 1e-9  # means over seeds of the same scores in another order differ by less
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,23 @@ def read_sources(folders: Sequence[Path]) -> list[Source]:
     """One source per run folder."""
     for folder in folders:
         if (folder / RECORDS).is_file():
-            runs = " ".join(str(folder / "runs" / arm) for arm in read_rows([folder]).arms)
-            raise UserError(f"{folder} is a study, not a run. Give the folders of its runs, {runs}, or a study of two arms alone.")
+            raise UserError(f"{folder} is {_what_study(folder)}")
     return [Source(str(folder), read_results(folder), Run(folder, read_run(folder))) for folder in folders]
+
+
+def _what_study(folder: Path) -> str:
+    """What to give instead of the folder of a study."""
+    if listed := sorted(str(found.parent) for found in folder.glob(f"*/{CONFIG}")):
+        return f"a list of studies, not a run: comparison.md there compares them. Give one of them alone: {', '.join(listed)}."
+    runs = " ".join(str(folder / "runs" / arm) for arm in read_rows([folder]).arms)
+    return f"a study, not a run. Give the folders of its runs, {runs}, or a study of two arms alone."
 
 
 def read_study(folder: Path) -> tuple[list[Source], list[Source]]:
     """The two arms of a study, from its record."""
     if not (folder / RECORDS).is_file():
+        if seeds := sorted(str(found.parent) for found in folder.glob(f"seed-*/{RECORDS}")):
+            raise UserError(f"{folder} is a study over seeds: comparison.md there compares them. For a single seed give {seeds[0]}.")
         raise UserError(f"There is nothing to compare {folder} with. Give two run folders, BEFORE and AFTER, or the folder of a study.")
     arms = read_rows([folder]).arms
     if len(arms) != 2:
@@ -213,9 +223,9 @@ def _row(before: Sequence[TaskResult], after: Sequence[TaskResult], plan: Plan) 
         test=test.name,
         p=test.p,
         p_holm=test.p,
-        fixed=int((change > 0).sum()),
-        broken=int((change < 0).sum()),
-        detectable=DETECTABLE * interval.error,
+        fixed=int((change > _CHANGE).sum()),
+        broken=int((change < -_CHANGE).sum()),
+        detectable=detectable(*sums, interval, test),
     )
 
 

@@ -13,7 +13,7 @@ HEADINGS = (*_SCORES, "p", "p (Holm)", "fixed", "broken", "detectable", "beyond 
 _HOW = """\
 Scores are in percent unless another unit is named.
 Interval: paired bootstrap; samples that share a picture are drawn together. –: no score changed, which tells no width.
-p: {tests}. Holm: adjusted for {count} {benchmarks}; at most 0.05 is beyond chance.
+p: {tests}. Holm: adjusted for {count}; at most 0.05 is beyond chance.
 Fixed, broken: samples whose score rose, fell.
 Detectable: the true difference that would be found, in this benchmark alone, four times in five."""
 _SEEDS = (
@@ -29,7 +29,7 @@ _TESTS = {
 
 def comparison_text(comparison: Comparison, points: float | None = None) -> str:
     """Everything that the comparison says, with the gate's verdict where one was asked for."""
-    parts = [_sides(comparison), _table(comparison), *("\n".join(lines(comparison)) for lines in (verdict_lines, explanation_lines))]
+    parts = [_sides(comparison), _table(comparison), "\n".join(verdict_lines(comparison)), "\n".join(explanation_lines([comparison]))]
     if points is not None:
         parts.append(_gate(comparison, points))
     return "\n\n".join(parts) + "\n"
@@ -110,20 +110,27 @@ def verdict_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def explanation_lines(comparison: Comparison) -> list[str]:
-    """How to read the numbers, and what they are of."""
-    tests = " and ".join(sorted({_TESTS[row.test] for row in comparison.rows}))
-    count = len(comparison.rows)
-    lines = [_HOW.format(tests=tests, count=count, benchmarks="benchmark" if count == 1 else "benchmarks")]
-    sizes = ", ".join(f"{row.benchmark} {row.n:,}" + (f" ({row.pictures:,})" if row.pictures != row.n else "") for row in comparison.rows)
-    lines.append(f"Samples (pictures, where fewer): {sizes}.")
-    for limit in sorted({row.limit for row in comparison.rows if row.limit is not None}):
+def explanation_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """How to read the numbers of comparisons of like runs, and what they are of."""
+    rows = [row for comparison in comparisons for row in comparison.rows]
+    tests = " and ".join(sorted({_TESTS[row.test] for row in rows}))
+    lines = [_HOW.format(tests=tests, count=_counted(comparisons))]
+    sizes = dict.fromkeys(f"{row.benchmark} {row.n:,}" + (f" ({row.pictures:,})" if row.pictures != row.n else "") for row in rows)
+    lines.append(f"Samples (pictures, where fewer): {', '.join(sizes)}.")
+    for limit in sorted({row.limit for row in rows if row.limit is not None}):
         lines.append(f"{LIMITED} Limited to at most {limit:,} random samples.")
-    if any(row.approximate for row in comparison.rows):
+    if any(row.approximate for row in rows):
         lines.append(SCALE_NOTE)
-    runs = {"before": len(comparison.before), "after": len(comparison.after)}
+    runs = {"before": len(comparisons[0].before), "after": len(comparisons[0].after)}
     lines.append(_SEEDS.format(**runs) if runs["before"] > 1 else _ONE_RUN)
     return lines
+
+
+def _counted(comparisons: Sequence[Comparison]) -> str:
+    """What Holm's p are adjusted for; not for the number of comparisons, which is said where there are several."""
+    counts = sorted({len(comparison.rows) for comparison in comparisons})
+    benchmarks = f"{' or '.join(map(str, counts))} {'benchmark' if counts == [1] else 'benchmarks'}"
+    return benchmarks if len(comparisons) == 1 else f"the {benchmarks} of a comparison, not for the {len(comparisons)} comparisons"
 
 
 def _gate(comparison: Comparison, points: float) -> str:

@@ -19,6 +19,7 @@ from cal_bench.miniworld import MINIATURES, WorldSizes
 from cal_bench.tasks import names as benchmark_names
 from cal_bench.train import Processing, StageConfig
 from cal_bench.trainer_plugin import CALConfig
+from cal_bench.trainer_plugin.templates import TEMPLATES
 
 ALL = "all"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -179,16 +180,18 @@ def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _find_base(name: Any, path: Path) -> Path:
-    beside, known = path.resolve().parent / str(name), recipes()
+    if not isinstance(name, str):
+        raise UserError(f"The config {path} has the base {name!r}. Expected the name of a recipe, or of one YAML file beside it.")
+    beside, known = path.resolve().parent / name, recipes()
     if beside.is_file():
         return beside
     if name not in known:
         listed = ", ".join(known)
         raise UserError(
-            f"The config {path} has the base '{name}', which is neither a file beside it nor a recipe.{suggest(str(name), known)} "
+            f"The config {path} has the base '{name}', which is neither a file beside it nor a recipe.{suggest(name, known)} "
             f"The recipes are {listed}."
         )
-    return known[str(name)]
+    return known[name]
 
 
 def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,8 +204,10 @@ def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 
 
 def _read_study(raw: dict[str, Any], problems: Problems) -> StudyConfig | None:
-    unknown_keys(raw, [known.name for known in dataclasses.fields(StudyConfig)], "", problems)
+    unknown_keys(raw, [*(known.name for known in dataclasses.fields(StudyConfig)), "base"], "", problems)
     seed = read_value(int, raw.get("seed", 0), "seed", problems)
+    if seed is not None and not 0 <= seed < 2**32:
+        problems.add("seed", f"expected a number from 0 to 2**32 - 1, got {seed}")
     processing = read_value(Processing, raw.get("processing", "original"), "processing", problems)
     world = read_mapping(WorldSizes, raw["world"], "world", problems) if raw.get("world") is not None else None
     parts = read_mapping(PartsConfig, raw["parts"], "parts", problems) if raw.get("parts") is not None else None
@@ -268,6 +273,11 @@ def _check_stage(stage: StageConfig, where: str, problems: Problems) -> None:
         number = getattr(stage, key)
         if number is not None and number < 1:
             problems.add(f"{where}.{key}", f"expected at least 1, got {number}")
+    if stage.template not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        problems.add(
+            f"{where}.template", f"there is no template '{stage.template}'.{suggest(stage.template, TEMPLATES)} There are {known}."
+        )
     for key in ("learning_rate", "epochs"):
         if (number := getattr(stage, key)) <= 0:
             problems.add(f"{where}.{key}", f"expected more than 0, got {number}")

@@ -14,7 +14,7 @@ from cal_bench.runs import Run, read_results, read_run, write_atomically
 from cal_bench.table_text import tables_markdown
 from cal_bench.tables import tables_json
 
-RECORDS, TABLES, TABLES_JSON, DETAILS, CONFIG = "records.json", "tables.md", "tables.json", "details.json", "config.yaml"
+RECORDS, TABLES, TABLES_JSON, DETAILS = "records.json", "tables.md", "tables.json", "details.json"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ def seed_tables(findings: Findings) -> dict[str, Any]:
 def seed_tables_markdown(tables: Mapping[str, Any]) -> str:
     """The same for people."""
     seeds = ", ".join(map(str, tables["seeds"]))
-    note = f"Means over the seeds {seeds} ± the deviation between them. Counts of answers are sums over the seeds."
+    several = f"Means over the seeds {seeds} ± the deviation between them. Counts of answers are sums over the seeds."
+    note = several if len(tables["seeds"]) > 1 else f"Seed {seeds} alone."
     grids = [grid(table) for table in tables["tables"]]
     shown = [markdown(replace(one, notes=(note, *one.notes))) for one in grids]
     return "\n".join([*shown, made_by(tables["command"])])
@@ -40,7 +41,8 @@ def comparisons_markdown(findings: Findings) -> str:
     seeds = "Seed" if len(findings.seeds) == 1 else "Seeds"
     parts = [f"# Comparisons\n\n{seeds} {', '.join(map(str, findings.seeds))}."]
     parts += [_section(pair) for pair in findings.pairs]
-    parts.append("\n".join(["## How to read this", "", *"\n".join(explanation_lines(findings.pairs[0].comparison)).splitlines()]))
+    explained = "\n".join(explanation_lines([pair.comparison for pair in findings.pairs]))
+    parts.append("\n".join(["## How to read this", "", *explained.splitlines()]))
     return "\n\n".join([*parts, made_by(findings.command)])
 
 

@@ -1,6 +1,7 @@
 """Training in several processes: the commands that start them, ours by name or the user's own."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,11 @@ def launcher_command(given: str, gpus: int | None) -> tuple[str, ...]:
     words = shlex.split(given)
     if len(words) < 2:
         raise UserError(f"There is no launcher '{given}'.{suggest(given, known)} Give {', '.join(known)}, or a whole command in quotes.")
-    return tuple(words)
+    # Beside this Python too: torchrun and accelerate are there where nobody activated the environment.
+    command = shutil.which(words[0]) or shutil.which(words[0], path=str(Path(sys.executable).parent))
+    if command is None:
+        raise UserError(f"--launcher: there is no command '{words[0]}' here. Give {', '.join(known)}, or a whole command in quotes.")
+    return (command, *words[1:])
 
 
 def _gpus_here(name: str) -> int:

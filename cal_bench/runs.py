@@ -28,6 +28,7 @@ from cal_bench.records import (
 )
 
 RECORD = "run.json"
+CONFIG = "config.yaml"  # of a study; in its folder from the start
 PARTIAL = ".partial"  # behind the name of a file that is being written
 SYNC_SECONDS = 5.0  # of answers that a machine may lose when it loses power; a process that is killed loses none
 _PACKAGES = ("cal-bench", "lmms-eval", "torch", "transformers", "tokenizers", "pillow", "datasets")
@@ -45,6 +46,8 @@ class Run:
     def open(cls, folder: str | Path, identity: Identity, config: Mapping[str, Any] | None = None) -> "Run":
         """Start a run in `folder` or go on with the one there; a run of another identity is refused."""
         folder = Path(folder)
+        if (folder / CONFIG).is_file():
+            raise UserError(f"{folder} is the folder of a study. Give a run one of its own, such as {folder / 'runs' / 'mine'}.")
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):

@@ -12,7 +12,7 @@ from cal_bench.evidence import TABLES, read_study_record, write_evidence
 from cal_bench.miniworld import WorldSizes, draw_world
 from cal_bench.processes import is_main, say_once, wait_for_all
 from cal_bench.progress import say
-from cal_bench.study import Outcome, run_study
+from cal_bench.study import Outcome, make_folder, run_study
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,12 @@ def share_world(worlds: Sequence[WorldSizes | None], out: Path, folders: Sequenc
 
 
 def _share_world(world: WorldSizes | None, out: Path, folders: Sequence[Path]) -> None:
+    make_folder(out)
     if world is not None:
         say(f"Drawing the miniature world in {out / 'data'} (kept for the next time)")
         draw_world(out / "data", world)
     for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         data = folder / "data"
         if data.is_symlink():
             data.unlink()

@@ -17,8 +17,11 @@ Labels = npt.NDArray[np.int64]
 
 LEVEL = 0.05
 # A difference as wide as this many standard errors is found in four repetitions of five: 1.96 for the level, 0.84 for the power.
-DETECTABLE = 2.80
+_DETECTABLE = 2.80
+# McNemar's test says nothing below six changed samples; where this many are expected, there are six or more four times in five.
+_LEAST_CHANGED = 7.9
 _HALF_WIDTH = 1.96  # of a 95 % interval, in standard errors
+_ALONE, _FEW = 3, 10  # clusters in a category, in a stratum; fewer tell too little of how much they vary
 
 _DISTINCT = 64
 _STEPS = 4
@@ -44,9 +47,20 @@ class Sums:
         total: Array = self.weight * _ratios(self).sum(1)
         return total
 
+    def strata(self) -> Labels:
+        """The category of each cluster; the small ones are one stratum, since a cluster alone in its category would seem not to vary."""
+        sizes = np.bincount(self.categories)
+        smallest = np.argsort(sizes, kind="stable")
+        merged = np.arange(len(sizes))
+        together = max(int((sizes < _ALONE).sum()), int(np.searchsorted(np.cumsum(sizes[smallest]), _FEW)) + 1)
+        merged[smallest[:together]] = smallest[0]
+        labels: Labels = merged[self.categories]
+        return labels
+
     def influence(self) -> Array:
-        """What each cluster adds to the score of its run, compared with one that is as good as its category: [runs, clusters]."""
-        own = _ratios(self)[:, self.categories]
+        """What each cluster adds to the score of its run, compared with one that is as good as its stratum: [runs, clusters]."""
+        strata = self.strata()
+        own = _ratios(replace(self, categories=strata))[:, strata]
         total = _by_category(self, self.denominators)[:, self.categories]
         added: Array = self.weight * _divided(self.numerators - own * self.denominators, total)
         return added
@@ -87,7 +101,7 @@ def sum_clusters(values: Array, clusters: Labels) -> Array:
 def score_interval(arm: Sums, plan: Plan) -> Interval:
     """The mean score of an arm with the interval that drawing other pictures gives."""
     value = float(arm.scores().mean())
-    return _interval(value, value + _drawn(arm.influence().mean(0), arm.categories, plan))
+    return _interval(value, value + _drawn(arm.influence().mean(0), arm, plan))
 
 
 def gain(before: Sums, after: Sums, plan: Plan) -> Interval:
@@ -108,7 +122,16 @@ def paired_test(before: Sums, after: Sums, plan: Plan) -> Test:
     if _single_bits(before, after):
         change = after.numerators[0] - before.numerators[0]
         return Test(mcnemar(int((change > 0).sum()), int((change < 0).sum())), "McNemar")
-    return Test(_sign_flips(_swaps(before, after), plan), "sign flips")
+    return Test(_sign_flips(before, after, plan), "sign flips")
+
+
+def detectable(before: Sums, after: Sums, found: Interval, test: Test) -> float:
+    """The true difference that would be found four times in five; McNemar's test can't find one that changes too few samples."""
+    least = 0.0
+    if test.name == "McNemar":
+        worth = max(float(arm.numerators.max()) for arm in (before, after))
+        least = _LEAST_CHANGED * before.weight * worth / before.numerators.shape[1]
+    return max(_DETECTABLE * found.error, least)
 
 
 def mcnemar(fixed: int, broken: int) -> float:
@@ -162,23 +185,27 @@ def _ratios(arm: Sums) -> Array:
 
 def _gain_draws(before: Sums, after: Sums, plan: Plan) -> Array:
     """Differences that other pictures, and where there are several runs other seeds, would have given: [rounds]."""
-    samples = _drawn(after.influence().mean(0) - before.influence().mean(0), before.categories, plan)
+    samples = _drawn(after.influence().mean(0) - before.influence().mean(0), before, plan)
     if _several(before, after):
         # The noise of single runs is in the spread of their scores as well; counted once.
         noise = _noise(before) + _noise(after)
         kept = max(0.0, 1 - noise / max(float(samples.var()), noise, 1e-300))
-        seeds = _other_seeds(before, after, plan)
-        # Scores of few runs may agree to the last digit by luck; other pictures would still have given others.
-        samples = math.sqrt(kept) * samples + seeds if seeds.any() else samples
+        both = math.sqrt(kept) * samples + _other_seeds(before, after, plan)
+        # Scores of few runs may agree by luck; other pictures would still have given others.
+        samples = max(samples, both, key=_width)
     return _difference(before, after) + samples
+
+
+def _width(draws: Array) -> float:
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(high - low)
 
 
 def _other_seeds(before: Sums, after: Sums, plan: Plan) -> Array:
     """What other seeds would add. Three seeds drawn with replacement are ten triples and too narrow; Welch's t is what they estimate."""
     parts = [float(arm.scores().var(ddof=1)) / arm.runs() for arm in (before, after)]
     variance = sum(parts)
-    # Means over categories that are the same number still differ in their last bits.
-    if math.sqrt(variance) <= 1e-9 * max(1.0, *np.abs(before.scores()), *np.abs(after.scores())):
+    if variance == 0:
         return np.zeros(plan.rounds)
     freedom = variance**2 / sum(part**2 / (arm.runs() - 1) for part, arm in zip(parts, (before, after), strict=True))
     return math.sqrt(variance) * np.random.default_rng([plan.seed, 1]).standard_t(freedom, plan.rounds)
@@ -189,20 +216,23 @@ def _noise(arm: Sums) -> float:
     return float(arm.influence().var(axis=0, ddof=1).sum()) / arm.runs()
 
 
-def _drawn(influence: Array, categories: Labels, plan: Plan) -> Array:
-    """Bootstrap of the sum of `influence` [clusters]: drawn with replacement within each category, whose size is the benchmark's choice.
+def _drawn(influence: Array, arm: Sums, plan: Plan) -> Array:
+    """Bootstrap of the sum of `influence` [clusters] about it, drawn with replacement within each category.
 
-    For a mean this is the plain bootstrap; for a ratio such as F1 its linear part, all but a few per cent of it for a hundred pictures.
+    The sizes of categories are the benchmark's choice. For a mean this is the plain bootstrap; for a ratio such as F1 its linear part,
+    all but a few per cent of it for a hundred pictures. Small categories draw from their common stratum.
     """
     rng = np.random.default_rng([plan.seed, 0])
-    total = np.zeros(plan.rounds)
-    for category in range(int(categories.max()) + 1):
-        own = influence[categories == category]
-        values, counts = _distinct(own)
-        # Drawing how often each distinct value occurs is the same bootstrap as drawing clusters, without the clusters x rounds array.
-        draws = rng.multinomial(len(own), counts / len(own), size=plan.rounds) @ values
+    strata, sizes, total = arm.strata(), np.bincount(arm.categories), np.zeros(plan.rounds)
+    evened = influence * sizes[arm.categories]  # a cluster of a small category moves the score more
+    for stratum in np.unique(strata):
+        own = evened[strata == stratum]
+        values, counts = _distinct(own - own.mean())
         # n clusters drawn with replacement vary too little, by the factor (n - 1) / n.
-        total += draws * math.sqrt(len(own) / max(len(own) - 1, 1))
+        values = values * math.sqrt(len(own) / max(len(own) - 1, 1))
+        for size in sizes[np.unique(arm.categories[strata == stratum])]:
+            # Drawing how often each distinct value occurs is the same bootstrap as drawing clusters, without the clusters x rounds array.
+            total += rng.multinomial(size, counts / len(own), size=plan.rounds) @ values / size
     return total
 
 
@@ -225,33 +255,48 @@ def _single_bits(before: Sums, after: Sums) -> bool:
     return len(np.unique(np.concatenate([[0.0], before.numerators[0], after.numerators[0]]))) <= 2
 
 
-def _swaps(before: Sums, after: Sums) -> Array:
-    """What it would change for the difference of scores if a cluster's before and after changed places: [clusters]."""
-    both = Sums(before.numerators + after.numerators, before.denominators + after.denominators, before.categories)
-    pooled = _ratios(both)[:, both.categories]
-    total = _by_category(both, both.denominators)[:, both.categories] / 2
-    change = after.numerators - before.numerators - pooled * (after.denominators - before.denominators)
-    swapped: Array = before.weight * _divided(change, total)[0]
-    return swapped
-
-
-def _sign_flips(changes: Array, plan: Plan) -> float:
-    """Two-sided p of the sum of `changes` when each could as well have had the other sign."""
-    moved = changes[changes != 0]
-    if len(moved) == 0:
+def _sign_flips(before: Sums, after: Sums, plan: Plan) -> float:
+    """Two-sided p of the difference when each cluster's before and after could as well have changed places."""
+    tops, bottoms = after.numerators[0] - before.numerators[0], after.denominators[0] - before.denominators[0]
+    if not (tops.any() or bottoms.any()):
         return 1.0
-    sizes, counts = np.unique(np.abs(moved), return_counts=True)
-    if len(sizes) > _DISTINCT:
-        sizes, counts = _root_mean_squares(np.abs(moved))
-    # Of m equal changes a binomial number keeps its sign.
-    kept = np.random.default_rng([plan.seed, 2]).binomial(counts, 0.5, size=(plan.rounds, len(counts)))
-    flipped = np.abs((2 * kept - counts) @ sizes)
+    rng = np.random.default_rng([plan.seed, 2])
+    uneven = np.unique(before.categories[bottoms != 0])
+    flipped = _flipped_means(before, tops * ~np.isin(before.categories, uneven), rng, plan)
+    for category in uneven:
+        flipped += _flipped_ratio(before, after, before.categories == category, rng, plan)
     # Sums of the same numbers in another order differ in their last bits.
-    reached = int((flipped >= abs(moved.sum()) * (1 - 1e-9)).sum())
+    reached = int((np.abs(flipped) >= abs(_difference(before, after)) * (1 - 1e-9)).sum())
     return (1 + reached) / (1 + plan.rounds)
 
 
+def _flipped_means(arm: Sums, changes: Array, rng: np.random.Generator, plan: Plan) -> Array:
+    """Differences of scores when `changes` [clusters] of numerators have random signs, over denominators that are the arm's: [rounds]."""
+    total = _by_category(arm, arm.denominators)[0, arm.categories]
+    sizes, counts = np.unique(np.abs(arm.weight * _divided(changes, total)[changes != 0]), return_counts=True)
+    if len(sizes) > _DISTINCT:
+        sizes, counts = _root_mean_squares(np.repeat(sizes, counts))
+    flipped: Array = _signed(counts, rng, plan) @ sizes
+    return flipped
+
+
+def _flipped_ratio(before: Sums, after: Sums, chosen: npt.NDArray[np.bool_], rng: np.random.Generator, plan: Plan) -> Array:
+    """The same for one category whose denominators change as well: the ratios themselves, [rounds]."""
+    first, last = (np.stack([arm.numerators[0, chosen], arm.denominators[0, chosen]]) for arm in (before, after))
+    changes, counts = np.unique(last - first, axis=1, return_counts=True)
+    both, moved = (first + last).sum(1), _signed(counts, rng, plan) @ changes.T
+    ratios = [_divided(*((both + sign * moved) / 2).T) for sign in (-1, 1)]
+    difference: Array = before.weight * (ratios[1] - ratios[0])
+    return difference
+
+
+def _signed(counts: Labels, rng: np.random.Generator, plan: Plan) -> Array:
+    """The sum of `counts` [kinds] random signs: [rounds, kinds]. Of m equal changes a binomial number keeps its sign."""
+    kept = rng.binomial(counts, 0.5, size=(plan.rounds, len(counts)))
+    return (2 * kept - counts).astype(np.float64)
+
+
 def _root_mean_squares(sizes: Array) -> tuple[Array, Labels]:
-    """The sizes in groups of neighbours, each with its root mean square: sums with random signs keep their variance."""
-    groups = np.array_split(np.sort(sizes), _DISTINCT)
+    """Ascending sizes in groups of neighbours, each with its root mean square: sums with random signs keep their variance."""
+    groups = np.array_split(sizes, _DISTINCT)
     return np.array([math.sqrt(float(np.mean(group**2))) for group in groups]), np.array([len(group) for group in groups])

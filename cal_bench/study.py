@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cal_bench.conclude import conclude
-from cal_bench.config import StudyConfig, dump_study, in_world
+from cal_bench.config import StudyConfig, dump_study, in_world, load_study
 from cal_bench.errors import UserError
 from cal_bench.evaluation import Options, checked, evaluate_checkpoint, open_tasks
-from cal_bench.evidence import CONFIG, TABLES, arm_record, write_details, write_evidence
+from cal_bench.evidence import TABLES, arm_record, write_details, write_evidence
 from cal_bench.launch import launch
 from cal_bench.miniworld import MINIATURES, assemble, draw_world
 from cal_bench.models import checkpoint_folder
@@ -19,8 +19,8 @@ from cal_bench.preflight import check_disk, check_files, check_stages, outline
 from cal_bench.processes import is_main, say_once, wait_for_all
 from cal_bench.progress import say
 from cal_bench.runner import Evaluation
-from cal_bench.runs import write_atomically
-from cal_bench.train import LOG, finished, train_stage
+from cal_bench.runs import CONFIG, write_atomically
+from cal_bench.train import LOG, check_settings, finished, train_stage
 from cal_bench.train import RECORD as TRAINING
 from cal_bench.trainer_plugin import CALConfig
 
@@ -91,6 +91,17 @@ def prepare(study: StudyConfig, out: Path) -> Ready:
     return Ready(in_world(study, out / "data"), out, _base(study, out), samples=samples)
 
 
+def _check_trained(study: StudyConfig, out: Path) -> None:
+    """Refuse other settings than those of trainings that are there, before the config and the data that belong to them are replaced."""
+    trained = [
+        check_settings(folder, study.stages[stage], study.arms[arm].get(stage))
+        for stage, folders in _trainings(study, out).items()
+        for folder, arm in folders.items()
+    ]
+    if any(trained) and (out / CONFIG).is_file() and (before := load_study(str(out / CONFIG)).world) != study.world:
+        raise UserError(f"{out} holds trainings in another world: {before}. Give another folder, or delete it to train again.")
+
+
 def _write_config(study: StudyConfig, path: Path) -> None:
     text = dump_study(study, path.parent)
     # Arms that are trained side by side would else write the same file at the same time.
@@ -100,7 +111,8 @@ def _write_config(study: StudyConfig, path: Path) -> None:
 
 def _prepare(study: StudyConfig, out: Path) -> dict[str, int]:
     """Gives how many records each stage has."""
-    _make_folder(out)
+    make_folder(out)
+    _check_trained(study, out)
     _write_config(study, out / CONFIG)
     if study.world is not None:
         say(f"Drawing the miniature world in {out / 'data'} (kept for the next time)")
@@ -110,8 +122,8 @@ def _prepare(study: StudyConfig, out: Path) -> dict[str, int]:
     base = _base(study, out)
     model = outline(base)
     samples = check_stages(located, base, model)
-    folders = {stage_folder(study, out, arm, name): stage for arm in study.arms for name, stage in study.stages.items()}
-    check_disk(model, {folder: stage for folder, stage in folders.items() if not folder.exists()})
+    trainings = _trainings(study, out).items()
+    check_disk(model, {folder: study.stages[stage] for stage, folders in trainings for folder in folders if not folder.exists()})
     return samples
 
 
@@ -189,7 +201,8 @@ def run_folder(out: Path, arm: str) -> Path:
     return out / "runs" / arm
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """The folder that a study writes into; UserError where it cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

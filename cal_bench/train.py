@@ -106,6 +106,13 @@ def finished(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConfig 
     return bool(_complete(out_dir, _identity(model_dir, stage, cal)))
 
 
+def check_settings(out_dir: Path, stage: StageConfig, cal: CALConfig | None) -> bool:
+    """Whether the folder holds a training; UserError if it is one of other settings. Looks at neither weights nor data."""
+    if before := _record_before(out_dir):
+        _check_same(out_dir, before, _settings(stage, cal))
+    return bool(before)
+
+
 def _complete(out_dir: Path, identity: Record) -> Record:
     """The record of the training if it is complete, else empty."""
     before = _record_before(out_dir)
@@ -118,14 +125,17 @@ def _complete(out_dir: Path, identity: Record) -> Record:
 
 def _identity(model_dir: Path, stage: StageConfig, cal: CALConfig | None) -> Record:
     """What makes two trainings the same training."""
-    settings = {name: value for name, value in _plain(stage).items() if name not in NOT_IDENTITY}
     return {
         "weights": weights_fingerprint(model_dir),
         "processor": processor_fingerprint(model_dir),
         "data": data_fingerprint(stage.data, stage.images),
-        "stage": settings,
-        "cal": cal and _plain(cal),
+        **_settings(stage, cal),
     }
+
+
+def _settings(stage: StageConfig, cal: CALConfig | None) -> Record:
+    settings = {name: value for name, value in _plain(stage).items() if name not in NOT_IDENTITY}
+    return {"stage": settings, "cal": cal and _plain(cal)}
 
 
 def _plain(config: StageConfig | CALConfig) -> Record:
@@ -148,7 +158,7 @@ def _check_same(out_dir: Path, before: Record, identity: Record) -> None:
             raise UserError(f"{out_dir} is not empty and holds no training of ours. Give another folder, or empty it.")
         return
     old = before["identity"]
-    changed = [name for name in ("weights", "processor", "data", "cal") if old[name] != identity[name]]
+    changed = [name for name in identity if name != "stage" and old[name] != identity[name]]
     changed += [f"stage.{name}" for name, value in identity["stage"].items() if old["stage"].get(name) != value]
     if changed:
         raise UserError(

@@ -65,7 +65,7 @@ def test_what_is_written_has_no_base(tmp_path: Path) -> None:
             {"base": "mini-lava15"},
             "has the base 'mini-lava15', which is neither a file beside it nor a recipe. Did you mean 'mini-llava15'?",
         ),
-        ({"base": 3}, "has the base '3', which is neither"),
+        ({"base": 3}, "has the base 3. Expected the name of a recipe"),
         ({"base": "own.yaml"}, "is its own base"),
         ({"base": "circle.yaml"}, "is its own base"),
         ({"base": "mini-table1"}, "mini-table1.yaml, lists several studies. Give one of them: mini-llava15, mini-mgm"),

@@ -17,6 +17,8 @@ from cal_bench.tasks import names
 from tests import tasks_rows
 from tests.tiny import save_tiny
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     """What a wrong command is told."""
@@ -57,7 +59,12 @@ def test_tasks_lists_every_benchmark_in_the_order_of_the_paper(capsys: pytest.Ca
         (["study", "nowhere/study.yaml"], "There is no config file and no recipe 'nowhere/study.yaml'."),
         (["score", "charqa", "--predictions", "x"], "no benchmark 'charqa'. Did you mean 'chartqa'?"),
         (["eval", "charqa", "--model", "x"], "no benchmark 'charqa'. Did you mean 'chartqa'?"),
+        (["eval", "all", "charqa", "--model", "x"], "no benchmark 'charqa'. Did you mean 'chartqa'?"),
         (["eval", "chartqa", "--model", "./nowhere"], "nowhere"),
+        (["study", "demo", "--data", "x"], "there is no argument '--data'. Did you mean '--data-root'?"),
+        (["study", "demo", "--gpus", "2"], "--gpus is for --launcher or --dry-run"),
+        (["study", "demo", "--seed", "-1", "--dry-run"], "seed: expected a number from 0"),
+        (["compare", str(ROOT / "results" / "mini-noise")], "is a study over seeds"),
         (["eval", "chartqa", "--model", "x", "--limit", "0"], "expected a number of at least 1, got 0"),
         (["eval", "chartqa", "--model", "x", "--limit", "few"], "expected a number of at least 1, got few"),
         (["eval", "chartqa", "--model", "x", "--batchsize", "4"], "Did you mean '--batch-size'?"),

@@ -115,6 +115,10 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         ({"evaluate": {"batch_size": 0}}, "evaluate.batch_size: expected at least 1, got 0"),
         ({"evaluate": {"benchmarks": []}}, "evaluate.benchmarks: expected at least one benchmark"),
         ({"seed": "one"}, "seed: expected a whole number, got 'one'"),
+        ({"seed": -1}, "seed: expected a number from 0 to 2**32 - 1, got -1"),
+        ({"base": ["demo", "real"]}, "has the base ['demo', 'real']. Expected the name of a recipe"),
+        ({"bas": "demo"}, "there is no key 'bas'. Did you mean 'base'?"),
+        ({"stages": {"pt": {**STAGE, "template": "V1"}}}, "stages.pt.template: there is no template 'V1'. Did you mean 'v1'?"),
         ({"arms": {"cal": {"it": {"pooling": "row"}}}}, "arms.cal.it: pooling is 'row'"),
     ],
 )

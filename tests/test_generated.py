@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cal_bench import cli
-from cal_bench.conclude import conclude
+from cal_bench.conclude import conclude, conclude_seeds
 from cal_bench.evidence import exact_only, read_rows
 from cal_bench.tables import tables_json
 
@@ -49,6 +49,15 @@ def test_comparison_costs_and_plot_are_what_the_study_writes(tmp_path: Path) -> 
         assert (tmp_path / "demo" / name).exists(), name
         if not name.endswith(".png"):  # another matplotlib draws other bytes
             assert same_digits((tmp_path / "demo" / name).read_text("utf-8")) == same_digits((DEMO / name).read_text("utf-8")), name
+
+
+@pytest.mark.parametrize("study", sorted({folder.parent.name for folder in DEMO.parent.glob("*/seed-*")}))
+def test_published_comparisons_over_seeds_follow_from_the_records(study: str, tmp_path: Path) -> None:
+    published = DEMO.parent / study
+    stored = json.loads((published / "comparison.json").read_text(encoding="utf-8"))
+    conclude_seeds(tmp_path, [published / f"seed-{seed}" for seed in stored["seeds"]], stored["command"])
+    for name in ("tables.md", "comparison.md", "comparison.json"):
+        assert same_digits((tmp_path / name).read_text("utf-8")) == same_digits((published / name).read_text("utf-8")), name
 
 
 # What guessing gives in hundredths of the range: the larger share where questions have two or four options, always "yes" for POPE's F1, and

@@ -48,12 +48,22 @@ def test_a_name_stands_for_its_config_and_a_command_for_itself() -> None:
     command = launcher_command("fsdp2", 4)
     assert command[1:3] == ("-m", "accelerate.commands.launch")
     assert command[3:] == ("--config_file", str(launchers()["fsdp2"]), "--num_processes", "4")
-    assert launcher_command("torchrun --nproc-per-node 2", None) == ("torchrun", "--nproc-per-node", "2")
+
+
+def test_a_command_is_found_where_no_environment_is_activated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    beside = str(Path(sys.executable).with_name("torchrun"))
+    assert launcher_command("torchrun --nproc-per-node 2", None) == (beside, "--nproc-per-node", "2")
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [("fsdp", "Did you mean 'fsdp2'"), ("ddp", "there is none here"), ("zero3", "needs DeepSpeed. Type: pip")],
+    [
+        ("fsdp", "Did you mean 'fsdp2'"),
+        ("ddp", "there is none here"),
+        ("zero3", "needs DeepSpeed. Type: pip"),
+        ("nowhere run", "no command 'nowhere' here"),
+    ],
 )
 def test_wrong_launchers_are_refused(given: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch

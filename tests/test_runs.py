@@ -260,3 +260,11 @@ def test_a_folder_that_cannot_be_made_is_a_message(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UserError, match="Cannot write"):
         opened(tmp_path)
+
+
+def test_the_folder_of_a_study_is_no_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("name: mine\n")
+    with pytest.raises(UserError, match="is the folder of a study"):
+        opened(tmp_path)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]

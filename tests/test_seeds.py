@@ -172,3 +172,9 @@ def test_shared_trainings_and_evaluations_are_counted_once_each(tmp_path: Path) 
             append(Answer(number, "p", "yes", 1.5))
     run.finish(result("docvqa", [1, 0]))
     assert works(study, tmp_path) == [Work("pt", (), 2), Work("it", (), 3), Work("evaluation", (3.0,), 2)]
+
+
+def test_one_seed_alone_has_no_mean_over_seeds(tmp_path: Path, ran: list[Any]) -> None:
+    outcome = run_seeds(config(tmp_path), [4], tmp_path / "out")
+    assert "Seed 4 alone." in outcome.tables
+    assert "±" not in outcome.tables

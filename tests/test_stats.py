@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cal_bench.stats import Array, Interval, Plan, Sums, gain, holm, mcnemar, paired_test, score_interval, sum_clusters
+from cal_bench.stats import Array, Interval, Plan, Sums, detectable, gain, holm, mcnemar, paired_test, score_interval, sum_clusters
 
 PICTURES = 360
 TRIALS = 1000
@@ -121,8 +121,8 @@ def test_intervals_of_several_seeds_cover_other_seeds_too(runs: int, spread: flo
         before, after = seeds(rng, EFFECT, runs, spread)
         results.append(gain(before, after, Plan(600, trial)))
     covered = np.mean([result.low <= EFFECT <= result.high for result in results])
-    # Of two seeds Welch's t is known to make the interval a little too wide.
-    assert 0.93 <= covered <= (0.99 if runs == 2 else 0.97), covered
+    # Welch's t of two seeds is known to be a little too wide, and never less than what other pictures give is more than 95 of 100 ask.
+    assert 0.93 <= covered <= 0.99, covered
 
 
 def test_seeds_that_agree_by_luck_leave_the_chance_of_the_pictures() -> None:
@@ -134,11 +134,20 @@ def test_seeds_that_agree_by_luck_leave_the_chance_of_the_pictures() -> None:
     assert found.high - found.low > 0.02
 
 
+def test_seeds_that_nearly_agree_leave_the_chance_of_the_pictures_too() -> None:
+    rng = np.random.default_rng(21)
+    rights = [np.stack([rng.permutation(np.arange(100) < count) for count in counts]) for counts in ((50, 50, 51), (60, 60, 60))]
+    before, after = (samples(right) for right in rights)
+    found, pictures = gain(before, after, Plan()), gain(*(samples(right.mean(0)) for right in rights), Plan())
+    assert before.scores().var() > 0
+    assert found.high - found.low == pytest.approx(pictures.high - pictures.low)
+
+
 @pytest.mark.parametrize(("runs", "spread"), [(3, 0.03), (5, 0.01)])
 def test_several_seeds_keep_the_level(runs: int, spread: float) -> None:
     rng = np.random.default_rng(8)
     found = [paired_test(*seeds(rng, 0.0, runs, spread), Plan(600, trial)).p <= 0.05 for trial in range(TRIALS)]
-    assert 0.02 <= np.mean(found) <= 0.07, np.mean(found)
+    assert 0.01 <= np.mean(found) <= 0.07, np.mean(found)
 
 
 def test_one_seed_alone_would_call_the_spread_of_seeds_a_gain() -> None:
@@ -235,6 +244,47 @@ def test_sign_flips_agree_with_counting_all_of_them() -> None:
     signs = 1 - 2 * ((np.arange(1024)[:, None] >> np.arange(10)) & 1)
     exact = np.mean(np.abs(signs @ after.numerators[0]) >= after.numerators.sum() - 1e-9)
     assert paired_test(before, after, Plan(100_000)).p == pytest.approx(exact, abs=0.003)
+
+
+def test_an_arm_without_a_readable_answer_is_worse_beyond_chance() -> None:
+    _, read = yes_or_no(np.random.default_rng(18), 50, 0.0)
+    unread = Sums(np.zeros_like(read.numerators), np.zeros_like(read.denominators), read.categories)
+    assert paired_test(unread, read, Plan()).p < 0.001
+    assert paired_test(read, unread, Plan()).p < 0.001
+
+
+def test_flips_of_an_f1_agree_with_counting_all_of_them() -> None:
+    before, after = yes_or_no(np.random.default_rng(19), 10, 0.1)
+    chosen = (np.arange(1024)[:, None] >> np.arange(10)) & 1
+    tops, bottoms = (np.stack([getattr(arm, part)[0] for arm in (before, after)]) for part in ("numerators", "denominators"))
+    scores = [tops[side, np.arange(10)].sum(1) / bottoms[side, np.arange(10)].sum(1) for side in (chosen, 1 - chosen)]
+    observed = after.scores()[0] - before.scores()[0]
+    exact = np.mean(np.abs(scores[0] - scores[1]) >= abs(observed) - 1e-9)
+    assert 0.01 < exact < 0.99
+    assert paired_test(before, after, Plan(100_000)).p == pytest.approx(exact, abs=0.006)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 2, 3, 30), (1, 40), (2, 2, 2, 40), (1,) * 20, (3, 4, 5, 5, 6, 6, 7, 8)])
+def test_categories_of_a_picture_or_two_do_not_narrow_the_interval(sizes: tuple[int, ...]) -> None:
+    """MME and MMStar with --limit: a picture alone in its category is its own mean, and would seem never to vary."""
+    rng, labels = np.random.default_rng(20), np.repeat(np.arange(len(sizes)), sizes)
+    covered = []
+    for trial in range(TRIALS):
+        arms = [rng.normal(shift, 1, (1, len(labels))) for shift in (0.0, 0.5)]
+        found = gain(*(Sums(arm, np.ones_like(arm), labels, 1 / len(sizes)) for arm in arms), Plan(600, trial))
+        covered.append(found.low <= 0.5 <= found.high)
+    assert 0.92 <= np.mean(covered) <= 0.98, np.mean(covered)
+
+
+def test_where_few_samples_change_detectable_is_what_mcnemar_can_find() -> None:
+    wrong = np.zeros(100)
+    right = wrong.copy()
+    right[0] = 1
+    before, after = samples(wrong), samples(right)
+    found = detectable(before, after, gain(before, after, Plan()), paired_test(before, after, Plan()))
+    rng = np.random.default_rng(22)
+    power = np.mean([mcnemar(rng.binomial(100, found), 0) <= 0.05 for _ in range(4000)])
+    assert power == pytest.approx(0.8, abs=0.03)
 
 
 def test_holm_is_the_textbook_s() -> None:

@@ -20,6 +20,7 @@ from cal_bench import study as study_module
 from cal_bench.cli import main
 from cal_bench.config import load_study
 from cal_bench.errors import UserError
+from cal_bench.miniworld import WorldSizes
 from cal_bench.study import prepare, run_study, stage_folder, train_arm
 from cal_bench.train import newest_checkpoint, train_stage
 from tests import tasks_rows
@@ -226,3 +227,30 @@ def test_a_training_of_other_settings_is_refused(tmp_path: Path) -> None:
     other = replace(short, stages={"pt": replace(short.stages["pt"], learning_rate=0.5)})
     with pytest.raises(UserError, match="learning_rate changed"):
         train_arm(prepare(other, tmp_path / "out"), "baseline")
+
+
+def test_an_arm_of_another_study_may_be_copied_and_is_not_trained_again(tmp_path: Path) -> None:
+    study = load_study(str(lay_out(tmp_path)))
+    short = replace(study, stages={"pt": replace(study.stages["pt"], max_steps=1)}, arms={"baseline": {}})
+    trained = train_arm(prepare(short, tmp_path / "one"), "baseline")
+    copied = Path(shutil.copytree(trained, tmp_path / "two" / "arms" / "plain" / "pt"))
+    before = (copied / "train.json").stat().st_mtime_ns
+    assert train_arm(prepare(replace(short, arms={"plain": {}}), tmp_path / "two"), "plain") == copied
+    assert (copied / "train.json").stat().st_mtime_ns == before
+
+
+def test_what_a_refused_study_would_replace_stays(tmp_path: Path) -> None:
+    """The config and the pictures in the folder are those of the trainings in it."""
+    stage = {**STAGE, "template": "v1", "max_steps": 1}
+    world = {"pretrain": 4, "train": 4, "test": 2, "seed": 1}
+    config = lay_out(tmp_path, stages={"pt": stage}, arms={"baseline": {}}, world=world)
+    study, out = load_study(str(config)), tmp_path / "out"
+    train_arm(prepare(study, out), "baseline")
+    before = {file: file.read_bytes() for file in (out / "config.yaml", out / "data" / "train.json")}
+    faster = replace(study, stages={"pt": replace(study.stages["pt"], learning_rate=0.5)})
+    with pytest.raises(UserError, match="learning_rate changed"):
+        prepare(faster, out)
+    with pytest.raises(UserError, match="holds trainings in another world"):
+        prepare(replace(study, world=WorldSizes(4, 8, 2, 1)), out)
+    assert before == {file: file.read_bytes() for file in before}
+    prepare(study, out)

@@ -61,7 +61,7 @@ def page_html(pair: Pair, command: str, data: str | None = None) -> str:
         "after": escape(pair.after.name),
         "verdict": _paragraphs(verdict_lines(comparison)),
         "summary": _summary(pair, comparison),
-        "explanation": _paragraphs("\n".join(explanation_lines(comparison)).split("\n")),
+        "explanation": _paragraphs("\n".join(explanation_lines([comparison])).split("\n")),
         "notes": _notes(comparison, parts),
         "curves": _curves(pair),
         "making": _making(pair),

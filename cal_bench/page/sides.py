@@ -11,9 +11,9 @@ import yaml
 from cal_bench.alike import Source
 from cal_bench.compare import read_sides
 from cal_bench.errors import UserError
-from cal_bench.evidence import CONFIG, RECORDS, read_details, read_study_record
+from cal_bench.evidence import RECORDS, read_details, read_study_record
 from cal_bench.miniworld import WorldSizes
-from cal_bench.runs import Run
+from cal_bench.runs import CONFIG, Run
 from cal_bench.scoring import HUB, seen_at
 
 DEMO = "demo"
