@@ -21,7 +21,8 @@ class ImageFeatures:
         made = self._made({name: tensor[rows] for name, tensor in pictures.tensors.items()}) if rows else []
         found = self._kept | {pictures.names[row]: features for row, features in zip(rows, made, strict=True)}
         self._kept = {name: found[name] for name in pictures.names}
-        return {"image": BaseModelOutputWithPooling(pooler_output=[found[pictures.names[row]] for row in pictures.shown])}
+        shown = [found[pictures.names[row]] for own in pictures.shown for row in own]
+        return {"image": BaseModelOutputWithPooling(pooler_output=shown)}
 
     def _made(self, tensors: dict[str, Any]) -> list[Tensor]:
         """[tokens, hidden] for each row."""

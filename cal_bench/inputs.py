@@ -29,12 +29,12 @@ CONTINUED = (
 class Pictures:
     """The distinct pictures of a batch: what the processor made of them, row by row, and the name of each row.
 
-    `shown` are the rows in the order in which the prompts show them.
+    `shown` are the rows that each prompt shows, in order.
     """
 
     tensors: Mapping[str, Any]
     names: list[str]
-    shown: list[int]
+    shown: list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Reader:
         conversations = [_conversation(own, sample.prompt) for own, sample in zip(pictures, readable, strict=True)]
         if not (self.shares and any(pictures)):
             return Inputs(readable, unanswered, self._tensors(conversations))
-        return self._with_shared_pictures(Inputs(readable, unanswered, {}), conversations, [one for own in pictures for one in own])
+        return self._with_shared_pictures(Inputs(readable, unanswered, {}), conversations, pictures)
 
     def _tensors(self, conversations: list[Any]) -> Any:
         with self._tokenizing:
@@ -114,20 +114,21 @@ class Reader:
                 processor_kwargs={"padding": True, "padding_side": "left"},
             )
 
-    def _with_shared_pictures(self, inputs: Inputs, conversations: list[Any], shown: "list[Image]") -> Inputs:
+    def _with_shared_pictures(self, inputs: Inputs, conversations: list[Any], shown: "list[list[Image]]") -> Inputs:
         """The same tensors, but for the pixels: those have a row for each distinct picture instead of one for each sample."""
         processor = self.processor
-        names = [_name(picture) for picture in shown]
-        distinct = dict(zip(names, shown, strict=True))
+        named = [[(_name(picture), picture) for picture in own] for own in shown]
+        distinct = dict(one for own in named for one in own)
         rows = {name: row for row, name in enumerate(distinct)}
+        shown_rows = [tuple(rows[name] for name, _ in own) for own in named]
         pixels = processor.image_processor(list(distinct.values()), return_tensors="pt")
         places = [processor.replace_image_token(pixels, row) for row in range(len(rows))]
         texts = processor.apply_chat_template(conversations, add_generation_prompt=True)
-        texts, _ = processor.get_text_with_replacements(texts, [places[rows[name]] for name in names])
+        texts, _ = processor.get_text_with_replacements(texts, [places[row] for own in shown_rows for row in own])
         begun = str(texts[0]).startswith(processor.tokenizer.bos_token or "\0")
         with self._tokenizing:
             tensors = processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt", add_special_tokens=not begun)
-        return Inputs(inputs.samples, inputs.unanswered, tensors, Pictures(pixels, list(rows), [rows[name] for name in names]))
+        return Inputs(inputs.samples, inputs.unanswered, tensors, Pictures(pixels, list(rows), shown_rows))
 
 
 def continued(tensors: Mapping[str, Any], written: Sequence[Sequence[int]]) -> Mapping[str, Any]:

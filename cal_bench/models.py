@@ -99,7 +99,7 @@ class HFModel:
         self.processing: Processing = "original" if processing == "original" and as_original(self.processor) else "checkpoint"
         _check_template(self.processor, self.folder)
         self._model: Any = None
-        self._features: Any = None
+        self._prefixes: Any = None
 
     def identity(self) -> Identity:
         """Whose answers these will be."""
@@ -128,14 +128,14 @@ class HFModel:
                 group = [sample for sample in group if sample.id in said]
 
     def _load(self) -> None:
-        from cal_bench.features import ImageFeatures
+        from cal_bench.prefixes import Prefixes
         from cal_bench.systems.llava import share_grids
 
         self._model = load_weights(self.folder, self.device, self.dtype)
         share_grids(self._model, self.processor)
         self._model.generation_config = greedy(self._model.generation_config, self.processor.tokenizer)
         self._reader = Reader(self.processor, self._model.config.model_type)
-        self._features = ImageFeatures(self._model)
+        self._prefixes = Prefixes(self._model)
         # In an answer it would stand for one picture more when the answer is read again.
         self._image_token = getattr(self._model.config, "image_token_id", None)
 
@@ -195,7 +195,7 @@ class HFModel:
         with torch.inference_mode():
             tensors = on_device_of(self._model, prompts)
             if inputs.pictures is not None:
-                tensors["mm_encoder_outputs"] = self._features.of(inputs.pictures)
+                tensors = self._prefixes.read(tensors, inputs.pictures)
             prompt_length = tensors["input_ids"].shape[1] - begun
             stops = [_StopStrings(self.processor.tokenizer, until, prompt_length)] if until else []
             tokens = self._model.generate(**tensors, max_new_tokens=leg.length - begun, stopping_criteria=stops)
