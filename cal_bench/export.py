@@ -59,7 +59,10 @@ def export_run(folder: Path, out: Path, doors: Doors) -> list[str]:
     lines += [str(write_card(exported, out))] if doors.card else []
     for name, project in (("wandb", doors.wandb), ("trackio", doors.trackio)):
         if project:
-            log_to(modules[name], exported, project)
+            try:
+                log_to(modules[name], exported, project)
+            except Exception as error:  # each tracker has kinds of its own, such as for a login that is missing
+                raise UserError(f"{name} did not take the scores: {error}") from error
             lines.append(f"{len(scalars(exported))} scores in project {project} of {name}")
     if doors.tensorboard:
         log_tensorboard(modules["tensorboard"], exported, out)

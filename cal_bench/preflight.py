@@ -10,8 +10,7 @@ from cal_bench.doctor import nearest
 from cal_bench.errors import UserError
 from cal_bench.memory import checkpoint_bytes, result_bytes
 from cal_bench.parts import prepare_parts
-from cal_bench.processes import count
-from cal_bench.stage_arguments import accumulation_steps
+from cal_bench.stage_arguments import check_begins
 from cal_bench.train import StageConfig, data_options
 from cal_bench.trainer_plugin import ConversationDataset
 from cal_bench.trainer_plugin.messages import is_dataset
@@ -51,7 +50,7 @@ def check_stages(study: StudyConfig, base: Path, model: Any) -> dict[str, int]:
     for name, stage in study.stages.items():
         samples[name] = len(ConversationDataset([Path(file) for file in stage.data], stage.images, data_options(stage), processor))
         prepare_parts(model, stage.train, stage.learning_rate_factors)
-        accumulation_steps(stage, count())
+        check_begins(stage)
     return samples
 
 

@@ -238,7 +238,7 @@ def explained(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else str(error.strerror)
         todo = "Free some space" if full else "Put that right"
-        raise UserError(f"Cannot write {path}: {what}. All answers up to here are kept. {todo} and give the same command again.") from error
+        raise UserError(f"Cannot write {path}: {what}. What is finished is kept. {todo} and give the same command again.") from error
 
 
 def _record_in(folder: Path) -> RunRecord | None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cal_bench.errors import UserError
+from cal_bench.errors import UserError, suggest
 from cal_bench.processes import count
 
 if TYPE_CHECKING:
@@ -24,6 +24,18 @@ def accumulation_steps(stage: "StageConfig", processes: int) -> int:
             f" x {processes} process(es). Take a number of processes that divides it, or another per_device_batch_size in the config."
         )
     return accumulation
+
+
+def check_begins(stage: "StageConfig") -> None:
+    """The stage's batch can be made on the processes there are, and what it reports to is here."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+    accumulation_steps(stage, count())
+    for name in stage.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UserError(f"report_to: transformers knows no '{name}'.{suggest(name, INTEGRATION_TO_CALLBACK)}")
+        if name not in get_available_reporting_integrations():
+            raise UserError(f"report_to: the package behind {name} is not installed here. Install it, or leave the name out.")
 
 
 def training_arguments(stage: "StageConfig", folder: Path) -> "TrainingArguments":

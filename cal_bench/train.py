@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from cal_bench.checkpoints import processor_fingerprint, weight_files, weights_fingerprint
 from cal_bench.errors import UserError
 from cal_bench.parts import describe, prepare_parts
-from cal_bench.processes import count, is_main, over_all, say_once, wait_for_all
+from cal_bench.processes import is_main, over_all, say_once, wait_for_all
 from cal_bench.runs import PARTIAL, versions, write_atomically
-from cal_bench.stage_arguments import accumulation_steps, training_arguments
+from cal_bench.stage_arguments import check_begins, training_arguments
 from cal_bench.trainer_plugin.config import CALConfig, CALError
 from cal_bench.training_data import data_fingerprint
 
@@ -87,7 +87,7 @@ def train_stage(model_dir: Path, out_dir: Path, stage: StageConfig, cal: CALConf
     identity = _identity(model_dir, stage, cal)
     if done := _complete(out_dir, identity):
         return done
-    accumulation_steps(stage, count())  # before the record: a stage that cannot begin leaves nothing
+    check_begins(stage)  # before the record: a stage that cannot begin leaves nothing
     record = {"status": "running", "identity": identity, "config": _plain(stage), "cal": cal and _plain(cal), "seed": stage.seed}
     wait_for_all()  # every process has looked whether there was anything before
     if is_main():

@@ -100,6 +100,15 @@ def test_scores_are_logged_as_one_run(run: Path, monkeypatch: pytest.MonkeyPatch
     assert capsys.readouterr().out == f"5 scores in project vlm of {tracker}\n"
 
 
+def test_a_tracker_that_takes_nothing_is_a_message(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def init(**settings: Any) -> None:
+        raise LookupError("No API key configured.")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))  # type: ignore[arg-type]
+    assert exported(run, "--wandb", "vlm") == 2
+    assert "wandb did not take the scores: No API key configured." in capsys.readouterr().err
+
+
 def test_tensorboard_gets_a_scalar_for_each_score(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: dict[str, float] = {}
 

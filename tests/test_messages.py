@@ -156,6 +156,18 @@ def test_an_empty_folder_is_no_dataset(tmp_path: Path) -> None:
         dataset_of(tmp_path / "rows", tmp_path)
 
 
+def test_files_that_make_no_dataset_together_are_named(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    messages = [[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]]
+    for name, columns in (("a", {}), ("b", {"more": [1]})):
+        datasets.Dataset.from_dict({"messages": messages, **columns}).to_parquet(tmp_path / "rows" / f"{name}.parquet")
+    with pytest.raises(CALError, match=r"rows cannot be read as one dataset.*column names don't match"):
+        dataset_of(tmp_path / "rows", tmp_path)
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "rows" / "a.parquet").read_bytes()[:-9])
+    with pytest.raises(CALError, match=r"cut\.parquet cannot be read"):
+        dataset_of(tmp_path / "cut.parquet", tmp_path)
+
+
 def test_the_fingerprint_of_a_dataset_is_its_content(tmp_path: Path) -> None:
     file = write_data(tmp_path)
     made = as_dataset(json.loads(file.read_text()), tmp_path / "images", True)

@@ -259,6 +259,7 @@ def test_data_of_the_hub_is_read_from_its_cache_without_asking_the_hub(tmp_path:
         (["one", "one"], "one is given twice"),
         (["one", "nowhere"], "nowhere is not a run folder"),
         (["one", "two", "--ouput", "x"], "Did you mean '--out'"),
+        (["one", "two", "--data", "nosuch"], "--data: there is no nosuch"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(

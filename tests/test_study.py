@@ -184,6 +184,16 @@ def test_a_batch_that_cannot_be_cut_up_is_told_before_anything_is_trained(tmp_pa
         prepare(study, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("wandbb", "knows no 'wandbb'. Did you mean 'wandb'"), ("dagshub", "the package behind dagshub")]
+)
+def test_what_cannot_be_reported_to_is_told_before_anything_is_trained(name: str, told: str, tmp_path: Path) -> None:
+    stages = {**STUDY["stages"], "it": {**STUDY["stages"]["it"], "report_to": [name]}}
+    study = load_study(str(lay_out(tmp_path, stages=stages)))
+    with pytest.raises(UserError, match=told):
+        prepare(study, tmp_path / "out")
+
+
 def test_a_stage_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
     study = prepare(load_study(str(lay_out(tmp_path))), tmp_path / "out").study
     stage = replace(study.stages["pt"], batch_size=3, per_device_batch_size=2)

@@ -128,7 +128,11 @@ def _mapped(file: Path) -> Any:
         raise CALError(f"the folder {file} holds no dataset: expected *.parquet, or what save_to_disk writes")
     # A few rows at a time, and none read ahead: by default the copy is made in memory that grows with the files.
     scan = ParquetFragmentScanOptions(pre_buffer=False)
-    return datasets.load_dataset("parquet", data_files=files, split="train", batch_size=ROWS_AT_ONCE, fragment_scan_options=scan)
+    try:
+        return datasets.load_dataset("parquet", data_files=files, split="train", batch_size=ROWS_AT_ONCE, fragment_scan_options=scan)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise CALError(f"{file} cannot be read as one dataset, with whole files and the same columns in each: {reason}") from error
 
 
 def _stored_type() -> Any:

@@ -12,6 +12,7 @@ from cal_bench.progress import say
 from cal_bench.records import TaskResult
 from cal_bench.scoring import HUB
 from cal_bench.tasks import Benchmark, BenchmarkError, get
+from cal_bench.tasks.digests import hash_files
 from cal_bench.tasks.rows import local_files
 
 from .origin import origin_of
@@ -40,6 +41,8 @@ class Asked:
 @contextmanager
 def opened(pair: Pair, given: str | None) -> Iterator[Place]:
     """The data that is given, or lies where the runs found it, or is drawn again from the study's world."""
+    if given is not None and given != HUB and not Path(given).exists():
+        raise UserError(f"--data: there is no {given}. Give the folder of the benchmarks' parquet files, or '{HUB}'.")
     recorded = [arm.data for arm in (pair.before, pair.after) if arm.data == HUB or Path(arm.data).exists()]
     if given is None and not recorded and pair.world is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -55,13 +58,13 @@ def ask(place: Place, result: TaskResult, ids: Sequence[int]) -> Asked:
     """The questions of these samples, unless they are not at hand or others than the run had."""
     benchmark = get(result.benchmark)
     try:
-        read = read_questions(benchmark, _files(benchmark, result.split, place.data), ids)
-    except (BenchmarkError, UserError) as error:
+        files = _files(benchmark, result.split, place.data)
+        same = hash_files(files) == result.data_fingerprint
+        # Only then read: other files may be of another benchmark, with other columns.
+        if same or place.redrawn:
+            return Asked(read_questions(benchmark, files, ids), "" if same else REDRAWN)
+    except (BenchmarkError, UserError, OSError) as error:
         return Asked(note=f"No questions and pictures: {str(error).rstrip('.')}.")
-    if read.fingerprint == result.data_fingerprint:
-        return Asked(read.by_sample)
-    if place.redrawn:
-        return Asked(read.by_sample, REDRAWN)
     return Asked(note=f"No questions and pictures: the data at {place.data} is other than what the runs had.")
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from cal_bench.tasks import Benchmark, BenchmarkError
 from cal_bench.tasks.boxes import Box
-from cal_bench.tasks.digests import hash_files
 
 from .pictures import picture_size
 
@@ -27,25 +26,16 @@ class Question:
     box: Box | None = None  # in shares of the picture
 
 
-@dataclass(frozen=True)
-class Questions:
-    """The questions by sample, and the fingerprint of the files that they come from."""
-
-    by_sample: Mapping[int, Question]
-    fingerprint: str
-
-
-def read_questions(benchmark: Benchmark, files: Sequence[Path], ids: Sequence[int]) -> Questions:
+def read_questions(benchmark: Benchmark, files: Sequence[Path], ids: Sequence[int]) -> dict[int, Question]:
     """The questions of these samples; BenchmarkError if a file cannot be read."""
     import pyarrow as pa
 
     try:
         places = _places(benchmark, files, ids)
         rows = dict(_rows(files, {row for row, _ in places.values()}))
-        found = {id: _question(rows[row], expression) for id, (row, expression) in places.items() if row in rows}
+        return {id: _question(rows[row], expression) for id, (row, expression) in places.items() if row in rows}
     except (pa.ArrowException, OSError) as error:
         raise BenchmarkError(f"{benchmark.name}: {files[0]} cannot be read: {error}") from error
-    return Questions(found, hash_files(files))
 
 
 def _places(benchmark: Benchmark, files: Sequence[Path], ids: Sequence[int]) -> dict[int, tuple[int, int | None]]:
