@@ -73,6 +73,11 @@ def left_line(works: Sequence[Work]) -> str:
     return f"Time left: {'; '.join(parts)}" if parts else ""
 
 
+def done_line(works: Iterable[Work]) -> str:
+    """What is done of each kind; empty where nothing is."""
+    return ", ".join(f"{len(work.seconds)} of {len(work.seconds) + work.waiting} x {work.kind}" for work in works if work.seconds)
+
+
 def _listed(works: Iterable[Work]) -> str:
     return ", ".join(f"{work.waiting} x {work.kind}" for work in works)
 

@@ -11,11 +11,12 @@ from cal_bench.config import StudyConfig, in_world
 from cal_bench.errors import UserError
 from cal_bench.memory import Sizes
 from cal_bench.miniworld import MINIATURES, assemble
+from cal_bench.outlook import Work
 from cal_bench.parts import Counts, prepare_parts
 from cal_bench.preflight import disk_bytes, missing_files, outline, outlined
 from cal_bench.several import Studies
 from cal_bench.stage_arguments import accumulation_steps
-from cal_bench.study import stage_folder
+from cal_bench.study import check_trained, stage_folder, works
 from cal_bench.train import StageConfig
 from cal_bench.training_data import count_records
 
@@ -57,6 +58,7 @@ class Plan:
     base: str
     stages: dict[str, StagePlan]
     trainings: int
+    works: list[Work]
     disk: int
     missing: list[str]
 
@@ -74,8 +76,12 @@ def make_plans(asked: Studies, out: Path, gpus: int | None = None) -> list[Plan]
 
 
 def make_plan(study: StudyConfig, out: Path, gpus: int | None = None) -> Plan:
-    """The plan of a study that would be written to `out`; `gpus` are the config's own number if not given. Changes nothing."""
+    """The plan of a study that would be written to `out`; `gpus` are the config's own number if not given. Changes nothing.
+
+    A UserError where the study itself would be refused for what lies in `out`.
+    """
     gpus = gpus or study.gpus
+    check_trained(study, out)
     located = in_world(study, out / "data")
     config, model, base = _model(study)
     stages = {name: _stage_plan(study, located.stages[name], gpus, (config, model)) for name in study.stages}
@@ -83,7 +89,8 @@ def make_plan(study: StudyConfig, out: Path, gpus: int | None = None) -> Plan:
     missing = [] if study.world else missing_files(located)
     if study.parts and not Path(study.model).is_dir():
         missing.insert(0, f"model: {study.model}")
-    return Plan(study, gpus, base, stages, len(waiting), disk_bytes(model, list(waiting.values())), missing)
+    needed = disk_bytes(model, list(waiting.values()))
+    return Plan(study, gpus, base, stages, len(waiting), works(study, out), needed, missing)
 
 
 def _model(study: StudyConfig) -> tuple[Any, Any, str]:
@@ -94,11 +101,14 @@ def _model(study: StudyConfig) -> tuple[Any, Any, str]:
             assemble(base, MINIATURES[study.model])
             model = outline(base)
         return model.config, model, f"{study.model}, which comes with the package"
-    if Path(study.model).is_dir():
-        model = outline(Path(study.model))
+    if folder := study.model if Path(study.model).is_dir() else _cached(study.model):
+        model = outline(Path(folder))
         return model.config, model, study.model
     if study.parts is None:
-        raise UserError(f"There is no model folder '{study.model}', and the config names no parts to make it from.")
+        raise UserError(
+            f"There is no model folder '{study.model}', and the config names no parts to make it from. "
+            f"If it is on the hub, type: hf download {study.model}"
+        )
     from cal_bench.systems.known import known_config
     from cal_bench.systems.register import register
 
@@ -124,7 +134,8 @@ def _samples(study: StudyConfig, stage: StageConfig) -> tuple[int | None, bool]:
     drawn = {"pretrain.json": study.world.pretrain, "train.json": study.world.train} if study.world else {}
     found = [count_records(Path(file)) for file in stage.data]
     known = [drawn.get(Path(file).name) or KNOWN_COUNTS.get(Path(file).name) for file in stage.data]
-    each = [count if count is not None else other for count, other in zip(found, known, strict=True)]
+    # A world that is drawn takes the place of files that are there.
+    each = [other if study.world or count is None else count for count, other in zip(found, known, strict=True)]
     return (None if None in each else sum(count for count in each if count is not None)), None not in found
 
 
@@ -218,9 +229,9 @@ def base_commands(study: StudyConfig) -> list[str]:
 
 def _cached(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (HFValidationError, LocalEntryNotFoundError):
         return None

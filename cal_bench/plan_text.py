@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cal_bench.memory import KINDS, per_gpu
+from cal_bench.outlook import done_line, left_line, merged
 from cal_bench.plan import Plan, StagePlan, base_commands, make_plans
 from cal_bench.seeds import check_seeds
 from cal_bench.several import load_studies
@@ -48,6 +49,8 @@ def plan_lines(name: str, plans: Sequence[Plan], type_next: list[str]) -> list[s
     disk, trainings = sum(plan.disk for plan in plans) / 1e9, sum(plan.trainings for plan in plans)
     kept = "the checkpoints of one" + (" in each study" if several else "")
     lines += ["", f"disk        {disk:,.{0 if disk >= 10 else 1}f} GB at most, for {trainings} trainings and {kept}"]
+    if done := done_line(together := merged(work for plan in plans for work in plan.works)):
+        lines.append(f"done        {done}. {left_line(together)}".rstrip(" ."))
     if missing := dict.fromkeys(line for plan in plans for line in plan.missing):
         lines += ["", "missing", *(f"  {line}" for line in missing)]
     return [*lines, "", "type next", *(f"  {line}" for line in type_next)]

@@ -91,7 +91,7 @@ def prepare(study: StudyConfig, out: Path) -> Ready:
     return Ready(in_world(study, out / "data"), out, _base(study, out), samples=samples)
 
 
-def _check_trained(study: StudyConfig, out: Path) -> None:
+def check_trained(study: StudyConfig, out: Path) -> None:
     """Refuse other settings than those of trainings that are there, before the config and the data that belong to them are replaced."""
     trained = [
         check_settings(folder, study.stages[stage], study.arms[arm].get(stage))
@@ -112,7 +112,7 @@ def _write_config(study: StudyConfig, path: Path) -> None:
 def _prepare(study: StudyConfig, out: Path) -> dict[str, int]:
     """Gives how many records each stage has."""
     make_folder(out)
-    _check_trained(study, out)
+    check_trained(study, out)
     _write_config(study, out / CONFIG)
     if study.world is not None:
         say(f"Drawing the miniature world in {out / 'data'} (kept for the next time)")

@@ -9,6 +9,7 @@ import yaml
 
 from cal_bench.cli import main
 from cal_bench.config import load_study
+from cal_bench.errors import UserError
 from cal_bench.parts import describe
 from cal_bench.plan import make_plan
 from cal_bench.study import prepare, train_arm
@@ -75,6 +76,30 @@ def test_a_model_that_is_not_here_is_named(tmp_path: Path, capsys: pytest.Captur
     changes: dict[str, Any] = {"model": "llava-hf/llava-1.5-7b-hf"}
     assert main(["study", str(lay_out(tmp_path, **changes)), "--dry-run"]) == 2
     assert "no model folder 'llava-hf/llava-1.5-7b-hf'" in capsys.readouterr().err
+
+
+def test_what_is_done_stands_in_the_plan_and_what_would_be_refused_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, out = lay_out(tmp_path), tmp_path / "out"
+    train_arm(prepare(load_study(str(config)), out), "baseline", "pt")
+    text = printed(capsys, str(config), "--out", str(out))
+    assert "done        1 of 2 x pt. Time left: about" in text
+    assert main(["study", str(config), "--out", str(out), "--seed", "5", "--dry-run"]) == 2
+    assert "pt holds a training of other inputs: stage.seed changed" in capsys.readouterr().err
+
+
+def test_a_world_that_will_be_drawn_anew_is_counted_as_it_will_be(tmp_path: Path) -> None:
+    study = load_study("demo")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pretrain.json").write_text("[{}, {}]")
+    assert make_plan(study, tmp_path).stages["pt"].samples == 800
+
+
+def test_a_model_of_the_hub_is_planned_for_once_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = lay_out(tmp_path, model="some/model")
+    with pytest.raises(UserError, match="type: hf download some/model"):
+        make_plan(load_study(str(config)), tmp_path / "out")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: str(tmp_path / "base"))
+    assert make_plan(load_study(str(config)), tmp_path / "out").base == "some/model"
 
 
 def lists(folder: Path, *names: str) -> str:
