@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from cal_bench.errors import UserError, suggest
+from cal_bench.errors import UserError, as_typed, suggest
 from cal_bench.progress import say
 
 DONE, FAILED = 0, 1
@@ -65,7 +65,7 @@ def train(arguments: Namespace) -> int:
         ready = prepare(study, _study_folder(arguments, study.name))
         checkpoint = train_arm(ready, arguments.arm, arguments.stage)
         run = run_folder(ready.out, arguments.arm if checkpoint.name == list(study.stages)[-1] else f"{arguments.arm}-{checkpoint.name}")
-        say_once(f"Next: cal-bench eval all --model {checkpoint} --data {ready.study.evaluate.data} --out {run}")
+        say_once(f"Next: {as_typed('eval', 'all', '--model', checkpoint, '--data', ready.study.evaluate.data, '--out', run)}")
     if is_main():
         print(checkpoint)
     return DONE
@@ -92,7 +92,7 @@ def evaluate(arguments: Namespace) -> int:
             say_once(f"Evaluating {arguments.model or arguments.backend} on {len(opened)} benchmarks into {out}")
             options = Options(arguments.batch_size, arguments.limit, model.processing, arguments.data)
             done = evaluate_model(model, opened, out, options)
-            say_once(f"Answers and scores: {out}. Next: cal-bench table {out}")
+            say_once(f"Answers and scores: {out}. Next: {as_typed('table', out)}")
             lines = [result_line(evaluation) for evaluation in done]
     if is_main():
         print(*lines, sep="\n")
@@ -109,7 +109,7 @@ def score(arguments: Namespace) -> int:
         checked([arguments.benchmark])
         result = score_file(arguments.benchmark, Path(arguments.predictions), arguments.data, Path(arguments.out or passing))
         if arguments.out is not None:
-            say(f"Answers and scores: {arguments.out}. Next: cal-bench table {arguments.out}")
+            say(f"Answers and scores: {arguments.out}. Next: {as_typed('table', arguments.out)}")
     print(result_line(Evaluation(result.benchmark, result)), *metric_lines(result), sep="\n")
     return DONE
 
@@ -121,7 +121,7 @@ def rescore(arguments: Namespace) -> int:
         from cal_bench.scoring import rescore as score_again
 
         done = score_again(Path(arguments.run), arguments.data)
-        say(f"Scores: {arguments.run}. Next: cal-bench table {arguments.run}")
+        say(f"Scores: {arguments.run}. Next: {as_typed('table', arguments.run)}")
     print(*map(change_line, done), sep="\n")
     return DONE if all(rescored.after.complete for rescored in done) else FAILED
 
@@ -141,7 +141,7 @@ def import_(arguments: Namespace) -> int:
         for imported in done:
             for metric, theirs, ours in imported.differences:
                 say(f"{imported.result.benchmark}: lmms-eval reports {metric} {theirs:.4f}, here it is {ours:.4f}")
-        say(f"Answers and scores: {out}. Next: cal-bench table {out}")
+        say(f"Answers and scores: {out}. Next: {as_typed('table', out)}")
     print(*[result_line(Evaluation(imported.result.benchmark, imported.result)) for imported in done], sep="\n")
     return DONE
 
@@ -213,7 +213,7 @@ def page(arguments: Namespace) -> int:
     from cal_bench.runs import write_atomically
 
     pair = read_pair(arguments.runs)
-    command = " ".join(["cal-bench page", *arguments.runs])
+    command = as_typed("page", *arguments.runs)
     write_atomically(Path(arguments.out), page_html(pair, command, arguments.data))
     say(f"Wrote {arguments.out}: open it in a browser")
     return DONE
@@ -250,7 +250,7 @@ def convert(arguments: Namespace) -> int:
 
             source, destination = map(Path, arguments.folders)
             made = convert(source, destination, arguments.clip and Path(arguments.clip))
-        say(f"Next: cal-bench doctor --cal {made}")
+        say(f"Next: {as_typed('doctor', '--cal', made)}")
     print(made)
     return DONE
 
@@ -319,4 +319,4 @@ def _study_folder(arguments: Namespace, name: str) -> Path:
 def _study_command(arguments: Namespace) -> str:
     """What was typed, as it goes into the tables: without folders of this machine, which a reader elsewhere doesn't have."""
     config = Path(arguments.config).name if Path(arguments.config).is_absolute() else arguments.config
-    return f"cal-bench study {config}" + ("" if arguments.seed is None else f" --seed {arguments.seed}")
+    return as_typed("study", config, *(() if arguments.seed is None else ("--seed", arguments.seed)))

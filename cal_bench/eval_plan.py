@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cal_bench.doctor import JAVA_HELP
+from cal_bench.errors import UserError
 from cal_bench.records import Identity
 from cal_bench.runner import questions
 from cal_bench.runs import RECORD, Run, check_identity, read_run
@@ -29,6 +30,8 @@ class Asked:
 
 def plan_lines(names: Sequence[str], data: str, folder: Path, limit: int | None, identity: Identity) -> list[str]:
     """The plan for people; UserError where `eval` itself would refuse the data or the run folder."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file. Give a folder with --out, for the answers.")
     run = Run(folder, read_run(folder)) if (folder / RECORD).is_file() else None
     if run is not None:
         check_identity(folder, run.record.identity, identity)

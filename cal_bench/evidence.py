@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cal_bench.errors import UserError
+from cal_bench.errors import UserError, as_typed
 from cal_bench.records import TaskResult, finite, result_from_json
 from cal_bench.runs import Run, read_results, read_run, write_atomically
 from cal_bench.table_text import tables_markdown
@@ -92,7 +92,7 @@ def read_rows(folders: Sequence[Path]) -> Rows:
         found = _study_rows(folder).arms if _is_study(folder) else {folder.resolve().name: read_results(folder)}
         for name, results in found.items():
             arms[name if name not in arms else f"{folder}: {name}"] = results
-    return Rows(arms, f"cal-bench table {' '.join(map(str, folders))}")
+    return Rows(arms, as_typed("table", *folders))
 
 
 def exact_only(rows: Rows) -> Rows:

@@ -1,6 +1,7 @@
 """What a study is going to do, before it does anything: stages, steps, sizes, and what is missing (plan_text.py says it)."""
 
 import math
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cal_bench.config import StudyConfig, in_world
-from cal_bench.errors import UserError
+from cal_bench.errors import UserError, as_typed
 from cal_bench.memory import Sizes
 from cal_bench.miniworld import MINIATURES, assemble
 from cal_bench.outlook import Work
@@ -215,16 +216,18 @@ def base_commands(study: StudyConfig) -> list[str]:
     from cal_bench.systems.known import CLIP, CONVNEXT
 
     assert study.parts is not None
-    model, lines, flags = Path(study.model), [], []
+    model = Path(study.model)
+    lines: list[str] = []
+    flags: list[object] = []
     second = {"convnext": CONVNEXT} if study.parts.system.startswith("mgm") else {}
     for flag, name in {"language": study.parts.language, "clip": CLIP, **second}.items():
         folder = model.parent / name.rpartition("/")[2]
         if not folder.is_dir() and (cached := _cached(name)):
             folder = cached
         if not folder.is_dir():
-            lines.append(f"hf download {name} --local-dir {folder}")
-        flags.append(f"--{flag} {folder}")
-    return [*lines, f"cal-bench convert --from-scratch {study.parts.system} {' '.join(flags)} {model}"]
+            lines.append(shlex.join(["hf", "download", name, "--local-dir", str(folder)]))
+        flags += [f"--{flag}", folder]
+    return [*lines, as_typed("convert", "--from-scratch", study.parts.system, *flags, model)]
 
 
 def _cached(name: str) -> Path | None:

@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cal_bench.errors import as_typed
 from cal_bench.memory import KINDS, per_gpu
 from cal_bench.outlook import done_line, left_line, merged
 from cal_bench.plan import Plan, StagePlan, base_commands, make_plans
@@ -31,9 +32,9 @@ def study_lines(arguments: Namespace) -> list[str]:
 
 def _typed(arguments: Namespace) -> str:
     """The command without --dry-run, and without what only the plan is asked."""
-    seeds = _listed(arguments.seeds) if arguments.seeds else None
-    given = {"--data-root": arguments.data_root, "--out": arguments.out, "--seed": arguments.seed, "--seeds": seeds}
-    return " ".join(["cal-bench study", arguments.config, *(f"{flag} {value}" for flag, value in given.items() if value is not None)])
+    one = {"--data-root": arguments.data_root, "--out": arguments.out, "--seed": arguments.seed}
+    given = {flag: [value] for flag, value in one.items() if value is not None} | ({"--seeds": arguments.seeds} if arguments.seeds else {})
+    return as_typed("study", arguments.config, *(word for flag, values in given.items() for word in (flag, *values)))
 
 
 def plan_lines(name: str, plans: Sequence[Plan], type_next: list[str]) -> list[str]:

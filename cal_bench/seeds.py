@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cal_bench.conclude import conclude_seeds
-from cal_bench.errors import UserError
+from cal_bench.errors import UserError, as_typed
 from cal_bench.outlook import Work, left_line, merged
 from cal_bench.processes import is_main, say_once
 from cal_bench.progress import say
@@ -22,7 +22,7 @@ def run_seeds(config: str, seeds: Sequence[int], out: Path | None, data_root: st
     out = out or Path("results", asked.name)
     folders = {seed: out / f"seed-{seed}" for seed in seeds}
     share_world([study.world for study in asked.studies], out, list(folders.values()))
-    typed = f"cal-bench study {Path(config).name if Path(config).is_absolute() else config}"
+    typed = as_typed("study", Path(config).name if Path(config).is_absolute() else config)
     complete = True
     for number, (seed, folder) in enumerate(folders.items(), start=1):
         say_once(f"Seed {seed} ({number} of {len(seeds)})")

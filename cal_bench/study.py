@@ -8,7 +8,7 @@ from typing import Any
 
 from cal_bench.conclude import conclude
 from cal_bench.config import StudyConfig, dump_study, in_world, load_study
-from cal_bench.errors import UserError
+from cal_bench.errors import UserError, as_typed
 from cal_bench.evaluation import Options, checked, evaluate_checkpoint, open_tasks
 from cal_bench.evidence import TABLES, arm_record, write_details, write_evidence
 from cal_bench.launch import launch
@@ -74,14 +74,14 @@ def run_study(study: StudyConfig, out: Path, command: str, launcher: tuple[str, 
     conclude(out, command)
     say(f"Tables: {out / TABLES}\nCheckpoints: {out / 'arms'}\nAnswers and scores: {out / 'runs'}")
     if len(study.arms) > 1:
-        say(f"Next: cal-bench page {_to_page(study, out)}")
+        say(f"Next: {as_typed('page', *_to_page(study, out))}")
     return Outcome(tables, complete)
 
 
-def _to_page(study: StudyConfig, out: Path) -> str:
+def _to_page(study: StudyConfig, out: Path) -> list[Path]:
     """A page holds two arms: of more, the first and the last."""
     first, *_, last = study.arms
-    return str(out) if len(study.arms) == 2 else f"{run_folder(out, first)} {run_folder(out, last)}"
+    return [out] if len(study.arms) == 2 else [run_folder(out, first), run_folder(out, last)]
 
 
 def prepare(study: StudyConfig, out: Path) -> Ready:

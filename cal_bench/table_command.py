@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from cal_bench.errors import UserError
+from cal_bench.errors import UserError, as_typed
 from cal_bench.evidence import exact_only
 from cal_bench.progress import say
 from cal_bench.table_rows import beside, named_rows
@@ -25,7 +25,7 @@ def table_text(arguments: Namespace) -> str:
     chosen += ["--published", arguments.published] if arguments.published else []
     chosen += ["--allow-approx"] if arguments.allow_approx else []
     chosen += ["--format", arguments.format] if arguments.format != "markdown" else []
-    command = " ".join(["cal-bench table", *arguments.runs, *chosen]) if chosen else rows.command
+    command = as_typed("table", *arguments.runs, *chosen) if chosen else rows.command
     return FORMATS[arguments.format](rows.arms, command, wanted)
 
 

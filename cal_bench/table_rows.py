@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cal_bench.compare import arm_sums
-from cal_bench.errors import UserError
+from cal_bench.errors import UserError, as_typed
 from cal_bench.evidence import RECORDS, Rows, read_rows
 from cal_bench.published import published_model, published_models
 from cal_bench.records import TaskResult
@@ -26,7 +26,7 @@ def named_rows(folders: Sequence[Path]) -> Rows:
         if folder.resolve() in [other.resolve() for other in folders[:place]]:
             raise UserError(f"{folder} is given twice. Give every run once.")
         arms.update(_rows_of(folder, names[place] if names.count(names[place]) == 1 else str(folder)))
-    return Rows(arms, f"cal-bench table {' '.join(map(str, folders))}")
+    return Rows(arms, as_typed("table", *folders))
 
 
 def beside(name: str, arms: Arms) -> Beside:

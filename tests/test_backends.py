@@ -236,3 +236,5 @@ def test_a_dry_run_names_what_is_not_here(tmp_path: Path, monkeypatch: pytest.Mo
     assert lines[-1].split()[:3] == ["textcaps", "50", "?"]
     assert lines[-1].endswith("split val: not here yet, cal-bench fetch textcaps")
     assert "Type: cal-bench fetch --models lab/llava" in told(capsys, [*arguments, "--model", "lab/llava"])
+    (tmp_path / "run").write_text("")
+    assert "run is a file. Give a folder with --out" in told(capsys, [*arguments, "--backend", "lmms:dummy_simple"])

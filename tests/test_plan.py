@@ -87,6 +87,11 @@ def test_what_is_done_stands_in_the_plan_and_what_would_be_refused_is(tmp_path: 
     assert "pt holds a training of other inputs: stage.seed changed" in capsys.readouterr().err
 
 
+def test_what_to_type_is_quoted_where_a_path_has_spaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, str(lay_out(tmp_path)), "--out", str(tmp_path / "my runs"))
+    assert text.endswith(f"--out '{tmp_path / 'my runs'}'\n")
+
+
 def test_a_world_that_will_be_drawn_anew_is_counted_as_it_will_be(tmp_path: Path) -> None:
     study = load_study("demo")
     (tmp_path / "data").mkdir()
