@@ -39,11 +39,11 @@ SYSTEM_TYPES = ("llava", "llava_next", "cal_mgm")
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage on so many GPUs; `samples` is None where nobody knows, and `counted` if the files themselves were counted."""
+    """One stage on so many GPUs; `samples` is None where nobody knows, and `exact` unless it is a rounded number of others."""
 
     stage: StageConfig
     samples: int | None
-    counted: bool
+    exact: bool
     accumulation: int
     steps: int | None
     counts: Counts
@@ -121,23 +121,23 @@ def _model(study: StudyConfig) -> tuple[Any, Any, str]:
 def _stage_plan(study: StudyConfig, stage: StageConfig, gpus: int, model: tuple[Any, Any]) -> StagePlan:
     config, outlined_model = model
     counts = prepare_parts(outlined_model, stage.train, stage.learning_rate_factors)
-    samples, counted = _samples(study, stage)
+    samples, exact = _samples(study, stage)
     accumulation = accumulation_steps(stage, gpus)
     steps = stage.max_steps if stage.max_steps > 0 else None
     if samples is not None and steps is None:
         batches = math.ceil(math.ceil(samples / stage.per_device_batch_size) / gpus)
         steps = math.ceil(stage.epochs * math.ceil(batches / accumulation))
-    return StagePlan(stage, samples, counted, accumulation, steps, counts, step_sizes(config, outlined_model, stage, counts))
+    return StagePlan(stage, samples, exact, accumulation, steps, counts, step_sizes(config, outlined_model, stage, counts))
 
 
 def _samples(study: StudyConfig, stage: StageConfig) -> tuple[int | None, bool]:
-    """How many records the stage's files hold, and whether they were counted rather than known."""
+    """How many records the stage's files hold or will hold, and whether that is exact: counted, or as many as will be drawn."""
     drawn = {"pretrain.json": study.world.pretrain, "train.json": study.world.train} if study.world else {}
     found = [count_records(Path(file)) for file in stage.data]
     known = [drawn.get(Path(file).name) or KNOWN_COUNTS.get(Path(file).name) for file in stage.data]
     # A world that is drawn takes the place of files that are there.
     each = [other if study.world or count is None else count for count, other in zip(found, known, strict=True)]
-    return (None if None in each else sum(count for count in each if count is not None)), None not in found
+    return (None if None in each else sum(count for count in each if count is not None)), study.world is not None or None not in found
 
 
 def step_sizes(config: Any, model: Any, stage: StageConfig, counts: Counts) -> Sizes:

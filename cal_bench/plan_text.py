@@ -76,11 +76,11 @@ def _blocks(plan: Plan) -> list[Block]:
 
 def _stage_lines(name: str, plan: StagePlan, gpus: int) -> list[str]:
     stage = plan.stage
-    about = "" if plan.counted else "about "
+    about = "" if plan.exact else "about "
     samples = "an unknown number of samples" if plan.samples is None else f"{about}{plan.samples:,} samples"
     reckoned = about if stage.max_steps <= 0 else ""
     steps = "an unknown number of steps" if plan.steps is None else f"{reckoned}{plan.steps:,} steps"
-    source = "" if plan.counted or plan.samples is None else " (the files are not there yet)"
+    source = "" if plan.exact or plan.samples is None else " (the files are not there yet)"
     batch = f"{stage.batch_size} = {stage.per_device_batch_size} x {gpus} x {plan.accumulation} accumulated"
     factors = "".join(f", {part} x {factor:g}" for part, factor in stage.learning_rate_factors.items())
     lines = [f"stage {name:<6}{samples}, {steps}{source}"]

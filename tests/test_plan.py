@@ -27,7 +27,7 @@ def test_the_study_does_what_the_plan_says(tmp_path: Path) -> None:
     study = load_study(str(config))
     plan = make_plan(study, tmp_path / "out").stages["it"]
     record = json.loads((train_arm(prepare(study, tmp_path / "out"), "baseline") / "train.json").read_text())
-    assert (plan.samples, plan.counted, plan.steps) == (record["samples"], True, record["steps"])
+    assert (plan.samples, plan.exact, plan.steps) == (record["samples"], True, record["steps"])
     assert plan.accumulation == 2
     assert describe(plan.counts) == describe(record["parameters"])
 
@@ -68,7 +68,7 @@ def test_a_number_of_gpus_that_does_not_divide_is_refused(
 
 def test_the_miniature_has_a_plan_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "demo", "--out", str(tmp_path / "out"))
-    assert "stage pt    about 800 samples" in text
+    assert "stage pt    800 samples, 100 steps\n" in text
     assert "comes with the package" in text
 
 

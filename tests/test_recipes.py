@@ -84,7 +84,7 @@ def test_a_recipe_has_the_size_of_its_row_and_a_plan(recipe: StudyConfig, tmp_pa
     for stage in plan.stages.values():
         assert stage.sizes.parameters == wanted
         assert stage.steps is not None
-        assert not stage.counted
+        assert not stage.exact
     joints = PROJECTOR[language] + (MINING if system.startswith("mgm") else 0)
     assert plan.stages["pt"].sizes.trained == joints
     frozen = sum(plan.stages["it"].counts["frozen"].values())
