@@ -102,8 +102,8 @@ def _model(study: StudyConfig) -> tuple[Any, Any, str]:
             assemble(base, MINIATURES[study.model])
             model = outline(base)
         return model.config, model, f"{study.model}, which comes with the package"
-    if folder := study.model if Path(study.model).is_dir() else _cached(study.model):
-        model = outline(Path(folder))
+    if found := Path(study.model) if Path(study.model).is_dir() else _cached(study.model):
+        model = outline(found)
         return model.config, model, study.model
     if study.parts is None:
         raise UserError(
