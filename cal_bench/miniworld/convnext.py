@@ -13,30 +13,27 @@ from torch.utils.data import IterableDataset
 from transformers import ConvNextConfig, ConvNextModel
 
 from .scene import GRID, PATCH, Layout
-from .tower import ALPHABET, BATCH, FIRST_SEED, INDEX, WORD_WIDTH, Example, Leg, Pictures, Reading, train_leg, word_vectors
+from .tower import ALPHABET, BATCH, FIRST_SEED, INDEX, WORD_WIDTH, Example, Halves, Leg, Reading, train_leg, word_vectors
 from .vocabulary import COLUMNS, ROWS
 
 SCALE = 2  # of its pictures: a patch of the low resolution has 32 x 32 px here, and 8 x 8 pixels of the first stage
 WIDTHS, DEPTHS = (16, 32, 96, 160), (1, 1, 3, 2)
 LETTERS = 2  # the stage with 2 x 2 pixels to a patch, about one to a letter
-STRIP = GRID // 2  # rows of patches that are shown of a picture
 # Past what the other parts were trained on.
 HIGH_RES_SEED = 3 * FIRST_SEED
 
 
 class Strips(IterableDataset[Example]):
-    """From each picture the half, over its whole width, that shows most; nothing is said of places."""
+    """Nothing of each picture but its fuller half, and nothing said of places."""
 
     def __init__(self, first_seed: int, layouts: tuple[Layout, ...]) -> None:
-        self.pictures = Pictures(first_seed, layouts, SCALE)
+        self.halves = Halves(first_seed, layouts, SCALE)
 
     def __iter__(self) -> Iterator[Example]:
-        for pixels, words, boxes, letters in self.pictures:
-            owned = (boxes[:, 0] >= 0).view(GRID, GRID).sum(1)
-            top = int(owned.unfold(0, STRIP, 1).sum(1).argmax())
-            kept = slice(top * GRID, (top + STRIP) * GRID)
+        for half in self.halves:
+            first, last = (int(half.shown[end]) // GRID for end in (0, -1))
             side = PATCH * SCALE
-            yield pixels[:, top * side : (top + STRIP) * side], _placeless(words[kept]), boxes[kept], letters[kept]
+            yield half._replace(pixels=half.pixels[:, first * side : (last + 1) * side], words=_placeless(half.words))
 
 
 def _placeless(words: Tensor) -> Tensor:
@@ -67,8 +64,8 @@ class HighResReader(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("vectors", functional.normalize(word_vectors(), dim=-1))
 
-    def forward(self, pixels: Tensor) -> Reading:
-        """Pictures [B, 3, H, 256] as their patches of 32 x 32 px are read, row by row."""
+    def forward(self, pixels: Tensor, shown: Tensor) -> Reading:
+        """Pictures [B, 3, H, 256] as their patches of 32 x 32 px are read, row by row; wherever they are `shown` in a picture."""
         stages = self.tower(pixels.contiguous(memory_format=torch.channels_last), output_hidden_states=True).hidden_states[1:]
         features = stages[-1].flatten(2).transpose(1, 2)
         aim = features @ self.rotation

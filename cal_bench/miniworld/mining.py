@@ -35,9 +35,9 @@ def train_mining(convnext: Path, steps: int = STEPS, rate: float = 2e-3) -> dict
     stream = iter(DataLoader(pictures, batch_size=BATCH, num_workers=1, prefetch_factor=8))
     vectors = functional.normalize(word_vectors(), dim=-1)
     for step in range(1, steps + 1):
-        pixels, words, boxes, _ = next(stream)
-        named = loudness.exp() * visual_tokens(model, normalise(pixels)) @ vectors.T
-        loss = unnamed(named.log_softmax(-1), words, boxes)
+        batch = next(stream)
+        named = loudness.exp() * visual_tokens(model, normalise(batch.pixels)) @ vectors.T
+        loss = unnamed(named.log_softmax(-1), batch.words, batch.boxes)
         loss.backward()
         optimizer.step()
         schedule.step()

@@ -1,9 +1,11 @@
 """The tiny projector before any training: from what the tower makes of a patch to the sum of the vectors of its words."""
 
+import itertools
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from .scene import LAYOUTS
 from .tower import FIRST_SEED, WIDTH, WORD_WIDTH, Pictures, Reader, normalise, word_vectors
@@ -35,7 +37,7 @@ def first_projector(reader: Reader) -> nn.Sequential:
 def _measured(reader: Reader) -> tuple[Tensor, Tensor]:
     """Standard deviation of the rotated features, and the factor that brings them nearest to the sums of word vectors."""
     examples = Pictures(FIRST_SEED + FIRST_SEED // 2, LAYOUTS)
-    pixels, words, _, _ = zip(*(example for _, example in zip(range(PICTURES), examples, strict=False)), strict=True)
-    aim = reader.tower(pixel_values=normalise(torch.stack(pixels))).last_hidden_state[:, 1:] @ reader.rotation
-    wanted = (torch.stack(words) > 0).float() @ word_vectors()
+    seen = default_collate(list(itertools.islice(examples, PICTURES)))
+    aim = reader.tower(pixel_values=normalise(seen.pixels)).last_hidden_state[:, 1:] @ reader.rotation
+    wanted = (seen.words > 0).float() @ word_vectors()
     return aim.std(), (aim * wanted).sum() / aim.square().sum()

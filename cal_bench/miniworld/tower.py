@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,14 @@ def new_tower() -> CLIPVisionModel:
     return tower
 
 
-Example = tuple[Tensor, Tensor, Tensor, Tensor]
+class Example(NamedTuple):
+    """A picture with what there is to learn from each of its patches, or from some."""
+
+    pixels: Tensor  # uint8 [3, 128 scale, 128 scale]
+    shown: Tensor  # [N]: which of the 8 x 8 patches the rest is about
+    words: Tensor  # [N, words], summing to one
+    boxes: Tensor  # [N, 4] in parts of the picture (-1: only ground)
+    letters: Tensor  # [N, 2]: in the left and right half of each patch (0: none)
 
 
 class Pictures(IterableDataset[Example]):
@@ -59,9 +66,23 @@ class Pictures(IterableDataset[Example]):
             yield picture_and_targets(make_scene(seed, self.layouts), self.scale)
 
 
+class Halves(Pictures):
+    """The same, but only what the half of each picture shows that shows most, over its whole width."""
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(fuller_half, super().__iter__())
+
+
+def fuller_half(whole: Example) -> Example:
+    """Of 8 rows of patches the four in a row with most that is not ground; the picture itself stays."""
+    owned = (whole.boxes[:, 0] >= 0).view(GRID, GRID).sum(1)
+    top = int(owned.unfold(0, GRID // 2, 1).sum(1).argmax())
+    shown = torch.arange(top * GRID, (top + GRID // 2) * GRID)
+    return Example(whole.pixels, shown, whole.words[shown], whole.boxes[shown], whole.letters[shown])
+
+
 def picture_and_targets(scene: Scene, scale: int = 1) -> Example:
-    """uint8 picture [3, 128 scale, 128 scale]; for each of the 8 x 8 patches: words [64, words] summing to one, box [64, 4] in parts of
-    the picture (-1: only ground), and the letters in its left and right half [64, 2] (0: none)."""
+    """All patches of the scene's picture."""
     picture = draw(scene, scale)
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*picture.size, 3).permute(2, 0, 1)
     owners = patch_owner(scene)
@@ -74,7 +95,7 @@ def picture_and_targets(scene: Scene, scale: int = 1) -> Example:
     letters = torch.zeros(len(owners), 2, dtype=torch.long)
     for (patch, half), letter in patch_letters(scene).items():
         letters[patch, half] = 1 + ALPHABET.index(letter)
-    return pixels, words, boxes, letters
+    return Example(pixels, torch.arange(len(owners)), words, boxes, letters)
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -86,11 +107,11 @@ def normalise(pixels: Tensor) -> Tensor:
 class Reading(NamedTuple):
     """What a batch of pictures looks like to the tower, patch by patch."""
 
-    features: Tensor  # [B, 64, width]
-    words: Tensor  # log-probabilities [B, 64, words]
-    aim: Tensor  # [B, 64, hidden]: the features, rotated to where the word vectors are
-    boxes: Tensor  # [B, 64, 4]
-    letters: Tensor  # logits [B, 64, 2, 37], from half way up
+    features: Tensor  # [B, N, width]
+    words: Tensor  # log-probabilities [B, N, words]
+    aim: Tensor  # [B, N, hidden]: the features, rotated to where the word vectors are
+    boxes: Tensor  # [B, N, 4]
+    letters: Tensor  # logits [B, N, 2, 37], from half way up
 
 
 class Reader(nn.Module):
@@ -106,9 +127,18 @@ class Reader(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("vectors", functional.normalize(word_vectors(), dim=-1))
 
-    def forward(self, pixels: Tensor) -> Reading:
+    def forward(self, pixels: Tensor, shown: Tensor) -> Reading:
+        """Pictures [B, 3, 128, 128] as the patches `shown` [B, N] are read where the others are not there."""
+        # As FLIP trains CLIP (Li and others, CVPR 2023): patches left out cost nothing, and most are ground.
+        places = functional.pad(shown + 1, (1, 0))  # the class token stands before the patches
+
+        def only_shown(encoder: nn.Module, nothing: tuple[()], given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+            states = given["inputs_embeds"]
+            return nothing, {**given, "inputs_embeds": states.gather(1, places[..., None].expand(-1, -1, WIDTH))}
+
+        with self.tower.encoder.register_forward_pre_hook(only_shown, with_kwargs=True):
+            states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         # The features that LLaVA reads: the last layer's output without the class token and without the final norm.
-        states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         features = states[-1][:, 1:]
         aim = features @ self.rotation
         named = aim @ self.vectors.T * self.scale.exp()
@@ -123,10 +153,12 @@ class Leg:
     steps: int
     rate: float
     layouts: tuple[Layout, ...] = LAYOUTS
+    whole: bool = True  # every patch of a picture, or those of its fuller half
 
 
 # Things and signs are learned last, so there are more of them than in a world.
-LEGS = (Leg(8_000, 1e-3, ("things", "things", "things", "sign", "sign", "sign", "sign", "page", "chart")),)
+HARD: tuple[Layout, ...] = ("things", "things", "things", "sign", "sign", "sign", "sign", "page", "chart")
+LEGS = (Leg(15_000, 1e-3, HARD, whole=False), Leg(3_000, 6e-4, HARD))
 BATCH = 32
 
 
@@ -136,7 +168,8 @@ def train_tower(legs: tuple[Leg, ...] = LEGS) -> Reader:
     reader, seed = Reader(), FIRST_SEED
     matrices = [weight for name, weight in reader.tower.named_parameters() if "layers" in name and weight.ndim == 2]
     for leg in legs:
-        train_leg(reader, leg, Pictures(seed, leg.layouts), matrices)
+        pictures = Pictures if leg.whole else Halves
+        train_leg(reader, leg, pictures(seed, leg.layouts), matrices)
         seed += leg.steps * BATCH
     return reader
 
@@ -151,8 +184,8 @@ def train_leg(reader: nn.Module, leg: Leg, examples: IterableDataset[Example], m
     cycles = [torch.optim.lr_scheduler.OneCycleLR(optimizer, leg.rate, total_steps=leg.steps, pct_start=0.05) for optimizer in optimizers]
     stream = iter(DataLoader(examples, batch_size=BATCH, num_workers=1, prefetch_factor=8))
     for step in range(1, leg.steps + 1):
-        pixels, *targets = next(stream)
-        losses = reading_losses(reader(normalise(pixels)), reader.vectors, *targets)
+        batch: Example = next(stream)
+        losses = reading_losses(reader(normalise(batch.pixels), batch.shown), reader.vectors, batch)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         for part in (*optimizers, *cycles):
@@ -164,26 +197,27 @@ def train_leg(reader: nn.Module, leg: Leg, examples: IterableDataset[Example], m
 
 
 def unnamed(named: Tensor, words: Tensor, boxes: Tensor) -> Tensor:
-    """Nats from the words of each patch to those that are `named`, as log-probabilities [B, 64, words]."""
+    """Nats from the words of each patch to those that are `named`, as log-probabilities [B, N, words]."""
     gap = torch.special.xlogy(words, words).sum(-1) - (words * named).sum(-1)
     return (_care(boxes) * gap).sum()
 
 
 def _care(boxes: Tensor) -> Tensor:
-    """Weights [B, 64] of the patches: ground is most of a picture and soon learned."""
+    """Weights [B, N] of the patches: ground is most of a picture and soon learned."""
     owned = boxes[..., 0] >= 0
     return torch.where(owned, 1.0, 0.2) / owned.sum()
 
 
-def reading_losses(reading: Reading, vectors: Tensor, words: Tensor, boxes: Tensor, letters: Tensor) -> dict[str, Tensor]:
+def reading_losses(reading: Reading, vectors: Tensor, batch: Example) -> dict[str, Tensor]:
     """What there is to learn, by name, weighted: words and letters in nats, boxes in parts of the picture."""
-    owned = boxes[..., 0] >= 0
+    owned = batch.boxes[..., 0] >= 0
+    direction = 1 - functional.cosine_similarity(reading.aim, batch.words @ vectors, dim=-1)
     return {
-        "words": unnamed(reading.words, words, boxes),
+        "words": unnamed(reading.words, batch.words, batch.boxes),
         # Features that point where the sum of their words does: a projector has then nothing to undo but the rotation.
-        "direction": 2 * (_care(boxes) * (1 - functional.cosine_similarity(reading.aim, words @ vectors, dim=-1))).sum(),
-        "boxes": 2 * (reading.boxes - boxes).abs()[owned].mean(),
-        "letters": 2 * functional.cross_entropy(reading.letters.flatten(0, 2), letters.flatten()),
+        "direction": 2 * (_care(batch.boxes) * direction).sum(),
+        "boxes": 2 * (reading.boxes - batch.boxes).abs()[owned].mean(),
+        "letters": 2 * functional.cross_entropy(reading.letters.flatten(0, 2), batch.letters.flatten()),
         # Small features: nothing that is not needed, above all nothing that every patch shares.
         "size": 0.02 * reading.features.square().mean(),
     }
