@@ -41,7 +41,7 @@ def compare(model: HFModel, samples: list[Sample], rounds: int) -> tuple[Timed, 
     turns: dict[bool, list[Timed]] = {False: [], True: []}
     for _ in range(rounds):
         for shared, done in turns.items():
-            model._prefixes._possible = shared
+            model._prefixes.possible = shared
             done.append(timed(batched(model, samples)))
     whole, ours = (min(turns[shared], key=lambda turn: turn.seconds) for shared in turns)
     return whole, ours

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ class Prefixes:
     """Makes keys and values of the distinct beginnings of a batch, each of which ends with the last picture of its prompt."""
 
     def __init__(self, model: Any) -> None:
-        from transformers import DynamicCache
-
         self._model = model
         self._features = ImageFeatures(model)
-        # A sliding window counts places, and those between a short beginning and its end stay empty.
-        self._possible = not any(DynamicCache(config=model.config.get_text_config()).is_sliding)
+
+    @cached_property
+    def possible(self) -> bool:
+        """Not with a sliding window: it counts places, and those between a short beginning and its end stay empty."""
+        from transformers import DynamicCache
+
+        return not any(DynamicCache(config=self._model.config.get_text_config()).is_sliding)
 
     def read(self, tensors: Mapping[str, Tensor], pictures: Pictures) -> dict[str, Any]:
         """The prompts, input_ids and attention_mask [B, T] with padding on the left, and their pictures as `generate` takes them.
@@ -32,7 +36,7 @@ class Prefixes:
         cuts = [self._after_pictures(prompt) for prompt in prompts]
         beginnings = [(tuple(prompt[:cut]), shown) for prompt, cut, shown in zip(prompts, cuts, pictures.shown, strict=True)]
         distinct = {beginning: row for row, beginning in enumerate(dict.fromkeys(beginnings))}
-        if not self._possible or len(distinct) == len(prompts):
+        if len(distinct) == len(prompts) or not self.possible:
             return {**tensors, "mm_encoder_outputs": self._features.of(pictures)}
         heads = self._left_padded([tokens for tokens, _ in distinct])
         cache = self._keys_and_values(heads, replace(pictures, shown=[shown for _, shown in distinct]))

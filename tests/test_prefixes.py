@@ -21,7 +21,7 @@ def read(model: HFModel, samples: list[Sample], possible: bool = True) -> tuple[
     """The loaded model, its prompts as `generate` takes them, and the pictures."""
     loaded = model._model
     prefixes = Prefixes(loaded)
-    prefixes._possible = prefixes._possible and possible
+    prefixes.possible = prefixes.possible and possible
     inputs = Reader(model.processor, loaded.config.model_type).read(samples)
     assert inputs.pictures is not None
     return loaded, prefixes.read(dict(inputs.tensors), inputs.pictures), inputs.pictures
