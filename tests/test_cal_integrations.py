@@ -243,7 +243,7 @@ def test_flash_attention_has_the_same_deltas(name: str, kind: str, contrast: str
     expected = found["sdpa"]
     assert expected.delta.abs().max() > 0.01
     torch.testing.assert_close(found["flash_attention_2"].delta, expected.delta, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found["flash_attention_2"].nll, expected.nll, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["flash_attention_2"].nll, expected.nll, rtol=2e-6, atol=1e-5)  # up to 17 nats, which rounding moves
     # Of the four passes, the last is the image-free one with flash attention. Without a mask its positions, which have a gap
     # where the image was, would be read as two texts by other kinds of attention.
     assert masks[-1].shape[0] == int((inputs["input_ids"] == IMAGE).any(dim=1).sum())
