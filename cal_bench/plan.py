@@ -133,11 +133,11 @@ def _stage_plan(study: StudyConfig, stage: StageConfig, gpus: int, model: tuple[
 def _samples(study: StudyConfig, stage: StageConfig) -> tuple[int | None, bool]:
     """How many records the stage's files hold or will hold, and whether that is exact: counted, or as many as will be drawn."""
     drawn = {"pretrain.json": study.world.pretrain, "train.json": study.world.train} if study.world else {}
-    found = [count_records(Path(file)) for file in stage.data]
-    known = [drawn.get(Path(file).name) or KNOWN_COUNTS.get(Path(file).name) for file in stage.data]
+    files = [Path(file) for file in stage.data]
     # A world that is drawn takes the place of files that are there.
-    each = [other if study.world or count is None else count for count, other in zip(found, known, strict=True)]
-    return (None if None in each else sum(count for count in each if count is not None)), study.world is not None or None not in found
+    exact = [drawn.get(file.name) or count_records(file) for file in files]
+    each = [KNOWN_COUNTS.get(file.name) if count is None else count for file, count in zip(files, exact, strict=True)]
+    return (None if None in each else sum(count for count in each if count is not None)), None not in exact
 
 
 def step_sizes(config: Any, model: Any, stage: StageConfig, counts: Counts) -> Sizes:

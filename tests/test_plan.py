@@ -1,6 +1,7 @@
 """The plan of a study is what the study then does; making it changes nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,11 @@ def test_a_world_that_will_be_drawn_anew_is_counted_as_it_will_be(tmp_path: Path
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pretrain.json").write_text("[{}, {}]")
     assert make_plan(study, tmp_path).stages["pt"].samples == 800
+    own = tmp_path / "own.json"
+    own.write_text("[{}, {}]")
+    both = replace(study.stages["pt"], data=(*study.stages["pt"].data, str(own)))
+    plan = make_plan(replace(study, stages={**study.stages, "pt": both}), tmp_path).stages["pt"]
+    assert (plan.samples, plan.exact) == (802, True)
 
 
 def test_a_model_of_the_hub_is_planned_for_once_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
